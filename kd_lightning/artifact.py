@@ -1,0 +1,95 @@
+"""What a run leaves: a Hugging Face folder that plain transformers loads, with the run's metrics and settings beside it."""
+
+import json
+import os
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import PreTrainedModel
+
+CARD = """---
+library_name: transformers
+tags: [kd-lightning]
+---
+# {name}
+
+Made with kd-lightning: method {method}, stage {stage}, scale {scale}. Load it with `transformers.{loader}.from_pretrained`.
+
+| | |
+|---|---|
+{rows}
+
+Command: `{command}`
+
+The whole configuration is in `run.yaml`, the metrics are in `metrics.json`.
+"""
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters, shared ones counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+@torch.inference_mode()
+def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> list[float]:
+    """Milliseconds for one sequence of this length, median over repeats, the models taking turns (batch 1, float32, CPU)."""
+    ids = torch.full((1, length), 5)
+    times: list[list[float]] = [[] for _ in models]
+    for turn in range(repeats + 3):  # the first three only warm up
+        for model, measured in zip(models, times, strict=True):
+            start = time.perf_counter()
+            model(input_ids=ids)
+            if turn >= 3:
+                measured.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(measured) for measured in times]
+
+
+def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
+    """All metrics on the validation data and, where there is a labelled test split, on that."""
+    trainer.validate(distiller, data, verbose=False)
+    metrics = dict(trainer.callback_metrics)
+    if getattr(data, "has_test", False):
+        trainer.test(distiller, data, verbose=False)
+        metrics |= trainer.callback_metrics
+    return {name: float(value) for name, value in sorted(metrics.items())}
+
+
+def save(cfg: DictConfig, command: str, metrics: dict[str, float], student: nn.Module) -> None:
+    """Write the artifact beside its place and move it there whole; the run's checkpoints are then removed."""
+    folder = Path(cfg.artifact)
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model = student.model.float().eval()
+    model.save_pretrained(unfinished)
+    student.tokenizer.save_pretrained(unfinished)
+    size = sum(file.stat().st_size for file in unfinished.glob("*.safetensors"))
+    length = min(64, cfg.data.max_length)
+    facts: dict[str, Any] = {
+        "parameters": parameters(model),
+        "megabytes": round(size / 1e6, 2),
+        f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": round(latency([model.cpu()], length)[0], 2),
+    }
+    rows = "\n".join(f"| {k} | {v:.4f} |" if isinstance(v, float) else f"| {k} | {v:,} |" for k, v in (metrics | facts).items())
+    (unfinished / "README.md").write_text(
+        CARD.format(
+            name=folder.name,
+            method=cfg.method.name,
+            stage=cfg.stage.name,
+            scale=cfg.scale.name,
+            loader="AutoModelForSequenceClassification" if student.spec.labels else "AutoModelForMaskedLM",
+            rows=rows,
+            command=command,
+        ),
+        encoding="utf-8",
+    )
+    OmegaConf.save(cfg, unfinished / "run.yaml", resolve=True)
+    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(unfinished, folder)

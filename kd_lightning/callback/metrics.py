@@ -1,0 +1,127 @@
+"""Student beside teacher, on the same batches, under the same names."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.aggregation import BaseAggregator
+
+from kd_lightning.terms import Rows
+from kd_lightning.views import Needs
+
+
+class CrossEntropy(MeanMetric):
+    """-log softmax(logits)[label], averaged over all rows of all batches. logits: [N, C], labels: [N]."""
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        if len(labels):
+            super().update(F.cross_entropy(logits.float(), labels), weight=len(labels))
+
+
+class TeacherAndStudent(L.Callback):
+    """Logs `val/student/<metric>`, `val/teacher/<metric>`, `val/retention` and `val/agreement`, and the same for test.
+
+    metrics: name -> factory of a torchmetrics Metric, the first one being the one that counts (retention, model choice);
+    a factory that takes num_classes gets it from the student's spec. rows: which rows of a batch carry labels.
+    retention: student over teacher in the first metric. agreement: share of rows where both choose the same class.
+
+    The teacher runs once: its predictions are kept for the agreement of later epochs. A teacher that is no better than
+    always saying the most frequent class is reported before the student is trained.
+    """
+
+    def __init__(self, metrics: Mapping[str, Callable[..., Metric]], rows: Rows) -> None:
+        self.factories, self.rows = dict(metrics), rows
+        self.teacher: dict[str, dict[str, float]] = {}  # split -> metric -> value
+        self.predictions: dict[tuple[str, int], Tensor] = {}  # (split, batch) -> classes [N]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        classes = len(pl_module.student.spec.labels) or pl_module.student.spec.vocabulary
+        self.regression = len(pl_module.student.spec.labels) == 1
+
+        def collection() -> MetricCollection:
+            made = {}
+            for name, factory in self.factories.items():
+                wanted = "num_classes" in inspect.signature(factory).parameters
+                made[name] = factory(num_classes=classes) if wanted else factory()
+            return MetricCollection(made, compute_groups=False)
+
+        self.measured = {"student": collection(), "teacher": collection()}
+        self.agreement = MeanMetric()
+        self.counts = torch.zeros(classes, dtype=torch.long)
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self._update(pl_module, batch, batch_idx, "val")
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self._update(pl_module, batch, batch_idx, "test")
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._finish(trainer, pl_module, "test")
+
+    @torch.no_grad()
+    def _update(self, module: L.LightningModule, batch: Mapping[str, Tensor], index: int, split: str) -> None:
+        rows = self.rows(batch)
+        labels = batch["labels"] if "rows" in batch else batch["labels"][rows]
+        ours = module.student(batch, Needs(logits=True)).logits(rows).float()
+        self._measure("student", ours, labels)
+        if module.teacher is None:
+            return
+        if split not in self.teacher:
+            theirs = module.teacher(batch, Needs(logits=True)).logits(rows).float()
+            self._measure("teacher", theirs, labels)
+            self.predictions[split, index] = theirs.argmax(-1)
+            if not self.regression:
+                self.counts += torch.bincount(labels.cpu(), minlength=len(self.counts))
+        if not self.regression and len(rows):
+            self.agreement.update((ours.argmax(-1) == self.predictions[split, index]).float().cpu())
+
+    def _measure(self, who: str, logits: Tensor, labels: Tensor) -> None:
+        for metric in self.measured[who].to(logits.device).values():
+            if isinstance(metric, BaseAggregator):
+                metric.update(logits, labels)
+            else:
+                metric.update(logits.squeeze(-1) if self.regression else logits.argmax(-1), labels)
+
+    def _finish(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
+        main = next(iter(self.factories))
+        logged = {f"{split}/student/{name}": value for name, value in self._compute("student").items()}
+        if module.teacher is not None:
+            if split not in self.teacher:
+                self.teacher[split] = self._compute("teacher")
+                self._report(main, split)
+            logged |= {f"{split}/teacher/{name}": value for name, value in self.teacher[split].items()}
+            if self.teacher[split][main]:
+                logged[f"{split}/retention"] = logged[f"{split}/student/{main}"] / self.teacher[split][main]
+            if not self.regression:
+                logged[f"{split}/agreement"] = float(self.agreement.compute())
+        self.measured["teacher"].reset()
+        self.agreement.reset()
+        if not trainer.sanity_checking:
+            module.log_dict(logged, sync_dist=True)
+
+    def _compute(self, who: str) -> dict[str, float]:
+        values = {name: float(value) for name, value in self.measured[who].compute().items()}
+        self.measured[who].reset()
+        return values
+
+    def _report(self, main: str, split: str) -> None:
+        values = self.teacher[split]
+        rank_zero_info("Teacher on %s: %s", split, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+        total = int(self.counts.sum())
+        if "accuracy" in values and total and values["accuracy"] <= (majority := int(self.counts.max()) / total):
+            rank_zero_warn(
+                f"The teacher's accuracy on {split} is {values['accuracy']:.3f}, no better than always saying the most "
+                f"frequent class ({majority:.3f}). It has nothing to teach here: was it fine-tuned on this task?"
+            )
+        self.counts.zero_()
+
+

@@ -1,0 +1,62 @@
+"""Batches by length: what is in a batch follows from (seed, epoch, index) alone, so a run resumes where it stopped."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Collate = Callable[[np.ndarray, torch.Generator], dict[str, Tensor]]
+
+
+def by_length(lengths: np.ndarray, order: np.ndarray, batch_size: int, step: int = 4) -> list[np.ndarray]:
+    """The row numbers of each batch: rows of like length together, in the given order.
+
+    A row of length n is in group ⌊(n - 3) / step⌋ + 1; a batch goes out as soon as a group holds batch_size rows;
+    leftovers are joined in order of group, so that there are exactly ⌈N / batch_size⌉ batches (DistilBERT's release).
+    """
+    groups = (np.asarray(lengths) - 3) // step + 1
+    waiting: dict[int, list[int]] = {}
+    batches: list[np.ndarray] = []
+    for row in order:
+        rows = waiting.setdefault(int(groups[row]), [])
+        rows.append(int(row))
+        if len(rows) == batch_size:
+            batches.append(np.array(rows))
+            rows.clear()
+    left = [row for group in sorted(waiting) for row in waiting[group]]
+    return batches + [np.array(left[i : i + batch_size]) for i in range(0, len(left), batch_size)]
+
+
+class Batches(Dataset):
+    """Batch i of an epoch, collated with a generator of its own. skip: batches an interrupted epoch already had."""
+
+    def __init__(self, plan: Sequence[np.ndarray], collate: Collate, seed: int, epoch: int) -> None:
+        self.plan, self.collate, self.seed, self.epoch = plan, collate, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> 1))
+        return self.collate(self.plan[index], generator)
+
+
+def loader(batches: Batches, workers: int) -> DataLoader:
+    """One item of the data set is one batch. The loader draws from a generator of its own and leaves the global alone."""
+    return DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
+
+
+def training_batches(lengths: np.ndarray, collate: Collate, *, batch_size: int, seed: int, epoch: int) -> Batches:
+    """All rows once, in an order of this epoch's own."""
+    random = np.random.default_rng([seed, epoch])
+    plan = by_length(lengths, random.permutation(len(lengths)), batch_size)
+    random.shuffle(plan)
+    return Batches(plan, collate, seed, epoch)
+
+
+def validation_batches(lengths: np.ndarray, collate: Collate, *, batch_size: int, seed: int) -> Batches:
+    """All rows once, the same batches every time."""
+    return Batches(by_length(lengths, np.arange(len(lengths)), batch_size), collate, seed, 0)

@@ -1,0 +1,193 @@
+"""Running text for masked language modelling and general distillation."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset, load_from_disk
+from pyarrow import ArrowInvalid
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from kd_lightning.data import docs
+from kd_lightning.data.batches import loader, training_batches, validation_batches
+from kd_lightning.data.masking import Masking
+
+FORMAT = 1  # raise when the tokenised form changes: caches of another format are left alone
+SHORTEST = 12  # sequences with fewer tokens, special tokens included, are dropped, as in DistilBERT's release
+BLOCK = 32  # held-out sequences are taken in blocks of neighbours, so that a document is seldom on both sides
+READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def split_long(ids: list[int], max_length: int, first: int, last: int) -> list[list[int]]:
+    """Pieces of at most max_length of a sequence that begins with first ([CLS]) and ends with last ([SEP]).
+
+    Windows of max_length - 2 over the whole, then the missing special tokens are added (DistilBERT's release), so the
+    first and the last piece are one shorter than the others.
+    """
+    if len(ids) <= max_length:
+        return [ids]
+    window = max_length - 2
+    pieces = []
+    for start in range(0, len(ids), window):
+        piece = ids[start : start + window]
+        pieces.append([first] * (piece[0] != first) + piece + [last] * (piece[-1] != last))
+    return pieces
+
+
+def sequences(lines: Iterable[list[int]], max_length: int, first: int, last: int, join: bool) -> Iterable[list[int]]:
+    """[CLS] ... [SEP] for each line; with join, for as many consecutive lines of a document as fit. An empty line ends
+    a document."""
+    held: list[int] = []
+    for line in lines:
+        if held and not (join and line and len(held) + len(line) + 2 <= max_length):
+            yield from split_long([first, *held, last], max_length, first, last)
+            held = []
+        held = held + line
+    if held:
+        yield from split_long([first, *held, last], max_length, first, last)
+
+
+def locate(source: str | list[str], cache: str) -> list[str]:
+    """source as a list, in which "docs" has become the file of the embedded documentation of Python."""
+    names = [source] if isinstance(source, str) else list(source)
+    return [str(docs.build(Path(cache)) / "corpus.txt") if name == "docs" else name for name in names]
+
+
+class Corpus(L.LightningDataModule):
+    """Batches of `input_ids`, `attention_mask` [B, S] and, where mask_share > 0, `rows` and `labels` [N].
+
+    source: text files (plain, .gz, .xz: a paragraph a line, an empty line between documents), JSON Lines, CSV or Parquet
+    files with a column `text`, "docs" (embedded), or one hub name, "data set:configuration". The tokenised is kept
+    memory-mapped under cache, keyed by the source and the vocabulary.
+
+    join_lines: fill sequences up with following lines of the same document (false: a line is a sequence, as in
+    DistilBERT's release). held_out: share of the sequences for validation.
+    Deviation: TinyBERT's release pairs segments as BERT does; here a sequence is one segment.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        source: str | list[str],
+        cache: str,
+        max_length: int,
+        join_lines: bool,
+        batch_size: int,
+        mask_share: float,
+        mask_smoothing: float,
+        held_out: float,
+        max_sequences: int | None,
+        workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.cache = tokenizer, Path(cache)
+        self.source = locate(source, cache)
+        self.max_length, self.join_lines, self.batch_size = max_length, join_lines, batch_size
+        self.mask_share, self.mask_smoothing, self.held_out = mask_share, mask_smoothing, held_out
+        self.max_sequences, self.workers, self.seed = max_sequences, workers, seed
+        if max_length > tokenizer.model_max_length:
+            raise ValueError(f"data.max_length={max_length}: this tokenizer's model reads {tokenizer.model_max_length} at most.")
+
+    def prepare_data(self) -> None:
+        """Read and tokenise once; nothing is left behind if it fails."""
+        if self.folder.exists():
+            return
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.cache, prefix="unfinished-") as scratch:
+            text = self._read(scratch)
+            tokenised = text.map(
+                self._tokenise, batched=True, batch_size=2000, remove_columns=text.column_names, desc="Tokenising"
+            )
+            if not len(tokenised):
+                raise ValueError(
+                    f"{', '.join(self.source)}: no text to train on is in there (sequences of {SHORTEST} tokens or more)."
+                )
+            tokenised.save_to_disk(f"{scratch}/done")
+            os.replace(f"{scratch}/done", self.folder)
+
+    def setup(self, stage: str) -> None:
+        try:
+            data = load_from_disk(str(self.folder))
+            self.lengths = np.asarray(data.data.column("length"))
+        except (OSError, ArrowInvalid, ValueError, KeyError) as error:
+            raise ValueError(f"{self.folder}: this tokenised corpus is damaged ({error}). Delete the folder.") from error
+        self.data = data.with_format("arrow")
+        block = np.arange(len(data)) // BLOCK
+        every = max(1, round(1 / self.held_out)) if self.held_out else len(data) + 1
+        held = block % every == min(every - 1, block[-1])
+        self.train_rows, self.val_rows = np.flatnonzero(~held), np.flatnonzero(held)
+        if not len(self.train_rows):
+            raise ValueError(f"{', '.join(self.source)}: {len(data)} sequences are too few to hold {self.held_out} out.")
+        self.train_rows = self.train_rows[: self.max_sequences]
+        ids = data.data.column("input_ids")
+        counts = sum(np.bincount(c.flatten().to_numpy(), minlength=len(self.tokenizer)) for c in ids.chunks)
+        self.masking = Masking(
+            self.tokenizer, torch.as_tensor(counts), share=self.mask_share, smoothing=self.mask_smoothing
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        return self._loader(training_batches, self.train_rows, epoch=epoch)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(validation_batches, self.val_rows)
+
+    def _loader(self, plan, rows: np.ndarray, **more) -> DataLoader:
+        def collate(chosen: np.ndarray, generator: torch.Generator) -> dict[str, Tensor]:
+            return self.collate(rows[chosen], generator)
+
+        batches = plan(self.lengths[rows], collate, batch_size=self.batch_size, seed=self.seed, **more)
+        return loader(batches, self.workers)
+
+    def collate(self, rows: np.ndarray, generator: torch.Generator) -> dict[str, Tensor]:
+        """Pad to the longest, hide what is to be predicted."""
+        column = self.data[rows].column("input_ids").combine_chunks()
+        lengths = torch.as_tensor(self.lengths[rows])
+        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # [B, S]
+        ids = torch.full_like(mask, self.tokenizer.pad_token_id)
+        ids[mask.bool()] = torch.from_numpy(column.flatten().to_numpy().astype(np.int64))
+        return {"attention_mask": mask} | self.masking(ids, mask, generator)
+
+    @property
+    def folder(self) -> Path:
+        """Where the tokenised form of this source, vocabulary and length is kept."""
+        files = [[name, *(os.stat(name)[6:9:2] if Path(name).exists() else ())] for name in self.source]
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        key = json.dumps([FORMAT, files, vocabulary, self.max_length, self.join_lines])
+        return self.cache / f"corpus-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
+
+    def _read(self, scratch: str) -> Dataset:
+        suffix = Path(self.source[0]).suffix
+        is_hub = len(self.source) == 1 and not suffix and not Path(self.source[0]).exists()
+        if is_hub:
+            name, _, configuration = self.source[0].partition(":")
+            data = load_dataset(name, configuration or None, split="train", cache_dir=scratch)
+        else:
+            absent = [name for name in self.source if not Path(name).is_file()]
+            if absent:
+                raise ValueError(f"data.source: {', '.join(absent)} cannot be found. Give text files or a hub name.")
+            data = load_dataset(READERS.get(suffix, "text"), data_files=self.source, split="train", cache_dir=scratch)
+        if "text" not in data.column_names:
+            raise ValueError(f"data.source: a column 'text' is wanted, and the columns are {', '.join(data.column_names)}.")
+        return data.select_columns("text")
+
+    def _tokenise(self, rows: dict[str, list[str]]) -> dict[str, list]:
+        tokenizer = self.tokenizer
+        lines = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        first, last, unknown = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id
+        kept = [
+            ids
+            for ids in sequences(lines, self.max_length, first, last, self.join_lines)
+            if len(ids) >= SHORTEST and ids.count(unknown) < 0.5 * len(ids)
+        ]
+        return {"input_ids": [np.array(ids, np.int32) for ids in kept], "length": [len(ids) for ids in kept]}

@@ -1,0 +1,101 @@
+"""The one training loop."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import get_scheduler
+
+from kd_lightning.objective import Objective
+from kd_lightning.terms import Term
+from kd_lightning.views import Batch, Needs, View
+
+
+def decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters in two groups: matrices decay; biases and the weights of normalisation layers do not.
+
+    Chosen by shape: every vector and scalar is exempt, which is BERT's rule without its list of names.
+    """
+    parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values()
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+class Distiller(L.LightningModule):
+    """Trains a student on an objective; the teacher only watches.
+
+    student, teacher: networks with `spec` and `forward(batch, needs) -> View` (teacher None: no teacher at all).
+    optimizer: parameter groups -> Optimizer. schedule: a name of `transformers.get_scheduler`. warmup: share of the
+    updates. Logs `train/loss`, `train/loss/<term>` and the same under `val/`.
+
+    The teacher is in eval mode and without a graph whatever `train()` says, never in the optimizer, never in a checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        terms: Mapping[str, Term],
+        student: nn.Module,
+        teacher: nn.Module | None,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        weight_decay: float,
+        schedule: str,
+        warmup: float,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
+        self.objective = Objective(terms)
+        self.student_needs, self.teacher_needs = self.objective.bind(student.spec, teacher.spec if teacher else None)
+        self.make_optimizer, self.weight_decay, self.schedule, self.warmup = optimizer, weight_decay, schedule, warmup
+
+    def views(self, batch: Batch) -> tuple[View, View]:
+        teacher = View()
+        if self.teacher_needs != Needs():
+            with torch.no_grad():
+                teacher = self.teacher(batch, self.teacher_needs)
+        return self.student(batch, self.student_needs), teacher
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        loss, parts = self.objective(*self.views(batch), batch)
+        self._log("train", loss, parts, len(batch["input_ids"]))
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        loss, parts = self.objective(*self.views(batch), batch)
+        self._log("val", loss, parts, len(batch["input_ids"]))
+
+    def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], size: int) -> None:
+        self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=size)
+        self.log_dict({f"{split}/loss/{name}": part for name, part in parts.items()}, prog_bar=True, batch_size=size)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.make_optimizer(decay_groups([self.student, self.objective], self.weight_decay))
+        updates = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_scheduler(self.schedule, optimizer, round(self.warmup * updates), updates)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, gradient_clip_val: float | None = None, **_: Any) -> None:
+        """Global norm. Lightning's own refuses fused optimizers; nothing is scaled here, as bfloat16 needs no scaling."""
+        if gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def train(self, mode: bool = True) -> "Distiller":
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("teacher.")}
+        checkpoint["rng"] = torch.get_rng_state()  # dropout goes on where it stopped
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("teacher.")}
+        torch.set_rng_state(checkpoint["rng"])

@@ -1,0 +1,176 @@
+"""Any Hugging Face encoder as a network: `forward(batch, needs) -> View`, without hooks and without surgery.
+
+Queries and keys: the attention function below runs fused attention and appends (query · scaling, key) to the list that
+`forward` hands down as the keyword `capture`. Heads: a model's head is the model with its encoder replaced by the
+encoder's result. Early stop: the model with its list of blocks cut short. Both replacements are shallow twins that share
+every parameter with the original, made anew for each call.
+"""
+
+import copy
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+
+from kd_lightning.views import Batch, Needs, Readout, Spec, View
+
+ATTENTION = "sdpa_with_query_key"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def _attention(module, query, key, value, attention_mask, scaling=None, capture=None, **rest):
+    if capture is not None:
+        capture.append((query * scaling, key))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+class _Given(nn.Module):
+    """Stands where an encoder stood and returns what the encoder has already computed."""
+
+    def __init__(self, output) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, *_, **__):
+        return self.output
+
+
+def _twin(module: nn.Module, path: str, replacement: nn.Module) -> nn.Module:
+    """A shallow copy of module in which the submodule at path is another; the original is untouched."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    name, _, rest = path.partition(".")
+    twin._modules[name] = _twin(module._modules[name], rest, replacement) if rest else replacement
+    return twin
+
+
+def vocabulary_id(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of the token -> id table."""
+    table = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return hashlib.blake2b(table, digest_size=8).hexdigest()
+
+
+class Encoder(nn.Module):
+    """A Hugging Face masked LM or sequence classifier, with its tokenizer."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        model.set_attn_implementation(ATTENTION)
+        self.model, self.tokenizer = model, tokenizer
+        config, base = model.config, model.base_model
+        lists = [name for name, m in base.named_modules() if isinstance(m, nn.ModuleList)]
+        self._blocks = next(n for n in lists if len(base.get_submodule(n)) == config.num_hidden_layers)
+        accepted = inspect.signature(model.forward).parameters
+        self._inputs = [name for name in INPUTS if name in accepted]
+        projection = model.get_output_embeddings()
+        self._projection = next((name for name, m in model.named_modules() if m is projection), None)
+        self.spec = Spec(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            vocabulary=config.vocab_size,
+            vocabulary_id=vocabulary_id(tokenizer),
+            labels=() if self._projection else tuple(config.id2label[i] for i in range(config.num_labels)),
+        )
+
+    def forward(self, batch: Batch, needs: Needs) -> View:
+        layers = self.spec.layers
+        stop = layers if needs.logits else max(1, *needs.hidden, *needs.attention)
+        base = self.model.base_model
+        if stop < layers:
+            base = _twin(base, self._blocks, base.get_submodule(self._blocks)[:stop])
+        captured: list[tuple[Tensor, Tensor]] | None = [] if needs.attention else None
+        inputs = {name: batch[name] for name in self._inputs if name in batch}
+        below = any(k < stop for k in needs.hidden)
+        output = base(**inputs, capture=captured, output_hidden_states=below)
+        if captured is not None and len(captured) != stop:
+            raise ValueError(
+                f"{type(self.model).__name__} showed the attention of {len(captured)} of {stop} layers: it does not use "
+                "the attention interface of transformers, so a term on attention cannot be computed with it."
+            )
+        return View(
+            hidden={k: output.hidden_states[k] if k < stop else output.last_hidden_state for k in needs.hidden},
+            attention={k: captured[k - 1] for k in needs.attention},
+            readout=(lambda rows: self._readout(output, rows)) if needs.logits else None,
+        )
+
+    def _readout(self, output, rows: Tensor) -> Readout:
+        prefix = self.model.base_model_prefix
+        if self._projection is None:
+            return Readout(_twin(self.model, prefix, _Given(output))().logits[rows])
+        chosen = output.last_hidden_state.flatten(0, 1)[rows]  # [N, D]
+        head = _twin(self.model, prefix, _Given(BaseModelOutput(last_hidden_state=chosen[None])))
+        head = _twin(head, self._projection, nn.Identity())
+        last = self.model.get_submodule(self._projection)
+        return Readout(head().logits[0], last.weight, last.bias)
+
+
+def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(_existing(path))
+
+
+def masked_lm(path: str | Path, dtype: str = "float32") -> Encoder:
+    """The masked LM in a local folder or under a hub name."""
+    return Encoder(_load(AutoModelForMaskedLM, path, dtype=getattr(torch, dtype)), tokenizer_of(path))
+
+
+def classifier(path: str | Path, labels: Sequence[str], dtype: str = "float32") -> Encoder:
+    """The encoder in a local folder or under a hub name, as a classifier of labels; one label makes it a regression.
+
+    A classifier found there keeps its head, and its own labels must be these in this order; any other model gets a new
+    head.
+    """
+    config = AutoConfig.from_pretrained(_existing(path))
+    names = dict(enumerate(labels))
+    if any("SequenceClassification" in name for name in config.architectures or ()):
+        found = [config.id2label[i] for i in range(config.num_labels)]
+        if found != list(labels):
+            raise ValueError(
+                f"labels: {path} classifies {found} and the task {list(labels)}. The names and their order must agree: "
+                "correct id2label in its config.json if only the names differ, or fine-tune it on this task (stage=teacher)."
+            )
+    config.id2label, config.label2id = names, {name: i for i, name in names.items()}
+    config.problem_type = "regression" if len(labels) == 1 else "single_label_classification"
+    model = _load(AutoModelForSequenceClassification, path, config=config, dtype=getattr(torch, dtype))
+    return Encoder(model, tokenizer_of(path))
+
+
+def _existing(path: str | Path) -> str:
+    """path as it is, unless it can only be a local folder and is none."""
+    looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") > 1
+    if looks_local and not (Path(path).expanduser() / "config.json").is_file():
+        raise ValueError(f"{path}: no model is there (a folder with config.json and model.safetensors is wanted).")
+    return str(Path(path).expanduser()) if looks_local else str(path)
+
+
+def _load(auto_class: type, path: str | Path, **options) -> PreTrainedModel:
+    """from_pretrained without its table of freshly initialised weights: heads are meant to be new."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return auto_class.from_pretrained(_existing(path), **options)
+    except OSError as error:
+        raise ValueError(f"{path}: no model could be loaded from there. {str(error).splitlines()[0]}") from error
+    finally:
+        logging.set_verbosity(level)

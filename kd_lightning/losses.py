@@ -1,0 +1,72 @@
+"""Losses: pure functions of tensors, student first. They know no masks: every row they get counts, and each says over
+what it averages. All arithmetic is in float32 whatever comes in."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """T² · KL(teacher ‖ student) at temperature T, averaged over rows.
+
+    student, teacher: [N, C] logits. Returns a scalar. The T² keeps the gradient's scale independent of T
+    (Hinton et al. 2015, section 2.1).
+    """
+    log_student = F.log_softmax(student.float() / temperature, dim=-1)
+    log_teacher = F.log_softmax(teacher.float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """-Σ_c softmax(teacher/T)_c · log softmax(student/T)_c, averaged over rows; no T² (TinyBERT, equation 10).
+
+    student, teacher: [N, C] logits. Its minimum is the teacher's entropy, not 0. The release divides by C as well.
+    """
+    return F.cross_entropy(student.float() / temperature, F.softmax(teacher.float() / temperature, dim=-1))
+
+
+def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(student)[label], averaged over rows. student: [N, C] logits, labels: [N] class ids."""
+    return F.cross_entropy(student.float(), labels)
+
+
+def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """(student - teacher)², averaged over all entries. Shapes are equal, anything."""
+    return F.mse_loss(student.float(), teacher.float())
+
+
+def logit_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Σ_c (student - teacher)², averaged over rows: C times `mean_squared_error` (DistilBERT release, `alpha_mse`)."""
+    return (student.float() - teacher.float()).square().sum(-1).mean()
+
+
+def regression_error(student: Tensor, targets: Tensor) -> Tensor:
+    """(score - target)², averaged over rows. student: [N, 1], targets: [N]."""
+    return F.mse_loss(student.squeeze(-1).float(), targets.float())
+
+
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cos(student, teacher), averaged over rows. student, teacher: [N, D]."""
+    return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1).mean()
+
+
+def attention_score_error(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], by_gram: bool | None = None
+) -> Tensor:
+    """(q_s · k_s - q_t · k_t)², averaged over all B · A · S · S scores (TinyBERT, equation 7).
+
+    student, teacher: (query, key), each [B, A, S, H]; H may differ. A key set to zero makes its column of scores zero.
+
+    With Q = [q_s, -q_t] and K = [k_s, k_t] the difference of the scores is Q Kᵀ, one product; the sum of its squares
+    is also ⟨QᵀQ, KᵀK⟩, which needs no [S, S] tensor. by_gram chooses; by default the form with fewer operations.
+    """
+    query = torch.cat([student[0], -teacher[0].to(student[0].dtype)], dim=-1)  # [B, A, S, H_s + H_t]
+    key = torch.cat([student[1], teacher[1].to(student[1].dtype)], dim=-1)
+    length, width = query.shape[-2:]
+    if by_gram if by_gram is not None else length > 2 * width:
+        with torch.autocast(query.device.type, enabled=False):  # the Gram form subtracts large numbers
+            query, key = query.float(), key.float()
+            total = ((query.mT @ query) * (key.mT @ key)).sum()
+    else:
+        total = (query @ key.mT).float().square().sum()
+    return total / (query[..., 0].numel() * length)

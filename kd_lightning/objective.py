@@ -1,0 +1,44 @@
+"""The objective: a named, weighted sum of terms."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kd_lightning.terms import Term
+from kd_lightning.views import Batch, Needs, Spec, View
+
+
+class Objective(nn.Module):
+    """Σ weight · part. A term of weight 0 is left out, and with it what it alone would have needed.
+
+    Deviation: DistilBERT's release computes and logs its soft loss even at weight 0.
+    """
+
+    def __init__(self, terms: Mapping[str, Term]) -> None:
+        super().__init__()
+        for name, term in terms.items():
+            if term.weight < 0:
+                raise ValueError(f"weight of '{name}': {term.weight} is negative; weights are 0 (off) or more.")
+        self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term.weight > 0})
+        if not self.terms:
+            raise ValueError(f"weights: all of {', '.join(terms)} are 0, so nothing is left to train on. Set one above 0.")
+
+    def bind(self, student: Spec, teacher: Spec | None) -> tuple[Needs, Needs]:
+        """Check the pairing, create projections, and return what is read of the student and of the teacher."""
+        if teacher is not None and (student.vocabulary, student.vocabulary_id) != (teacher.vocabulary, teacher.vocabulary_id):
+            raise ValueError(
+                f"vocabulary: the student's {student.vocabulary} tokens are not the teacher's {teacher.vocabulary}. Both must "
+                "read the same token ids: build the student from this teacher, or choose the teacher it came from."
+            )
+        needs = (Needs(), Needs())
+        for term in self.terms.values():
+            term.bind(student, teacher)
+            needs = (needs[0] | term.needs[0], needs[1] | term.needs[1])
+        return needs
+
+    def forward(self, student: View, teacher: View, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum (a scalar) and the unweighted parts by name, without a graph."""
+        parts = {name: term(student, teacher, batch) for name, term in self.terms.items()}
+        loss = torch.stack([self.terms[name].weight * part.float() for name, part in parts.items()]).sum()
+        return loss, {name: part.detach() for name, part in parts.items()}

@@ -1,0 +1,77 @@
+"""One stage: build, fit, measure, export."""
+
+import shutil
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from kd_lightning.artifact import measure, save
+
+
+def native_precision() -> str:
+    """bf16-mixed where matrix products in bfloat16 are native: AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    native = torch.cpu.get_capabilities()
+    return "bf16-mixed" if native.get("avx512_bf16") or native.get("amx_bf16") else "32-true"
+
+
+def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
+    """The networks, the distiller and the data of a run; whatever does not fit together raises here."""
+    teacher = instantiate(cfg.networks.teacher)
+    student = instantiate(cfg.networks.student, _convert_="all")
+    if not isinstance(student, torch.nn.Module):
+        student = student(teacher)
+    optim = instantiate(cfg.optim, _convert_="all")
+    engine = {key: optim[key] for key in ("optimizer", "weight_decay", "schedule", "warmup")}
+    distiller = instantiate(cfg.distiller, student=student, teacher=teacher, **engine, _convert_="all")
+    return distiller, instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
+
+
+def run(cfg: DictConfig, command: str) -> dict[str, float]:
+    """Train one stage and leave its artifact; returns its metrics.
+
+    Checkpoints and logs lie in `<artifact>.run` while it trains, and ckpt_path=last goes on from there.
+    """
+    work = Path(f"{cfg.artifact}.run")
+    resume = _checkpoint(cfg.ckpt_path, work)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    distiller, data = build(cfg)
+    data.prepare_data()
+    if resume is None:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
+    if distiller.teacher is not None and precision == "bf16-mixed":
+        distiller.teacher.to(torch.bfloat16)
+    monitor = cfg.metric if cfg.keep == "best" else None
+    best = ModelCheckpoint(work / "checkpoints", "best", monitor, mode="max", save_last=True, enable_version_counter=False)
+    logger = instantiate(cfg.logger, save_dir=str(work))
+    callbacks = [*instantiate(cfg.callback, _convert_="all").values(), best]
+    trainer = instantiate(cfg.trainer, precision=precision, logger=logger, callbacks=callbacks, default_root_dir=str(work))
+    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
+    if best.best_model_path:
+        weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+        ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
+        distiller.student.load_state_dict(ours)
+    metrics = measure(trainer, distiller, data)
+    save(cfg, command, metrics, distiller.student)
+    shutil.rmtree(work / "checkpoints")
+    return metrics
+
+
+def _checkpoint(choice: str | None, work: Path) -> str | None:
+    """The checkpoint to go on from: "last" is this run's own, if it was interrupted, and nothing otherwise."""
+    if choice is None:
+        return None
+    path = work / "checkpoints" / "last.ckpt" if choice == "last" else Path(choice)
+    if path.is_file():
+        return str(path)
+    if choice == "last":
+        return None
+    raise ValueError(f"ckpt_path={choice}: no such file. Give a checkpoint of this very stage, or last.")

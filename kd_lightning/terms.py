@@ -1,0 +1,205 @@
+"""Terms: select (mask to rows), align (layer map, projection), compare (one loss). A term knows its weight and its needs."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kd_lightning.chunks import mean_over_rows
+from kd_lightning.layer_maps import Pairs, resolve
+from kd_lightning.losses import attention_score_error, cross_entropy, mean_squared_error, regression_error
+from kd_lightning.views import Batch, Needs, Spec, View
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Rows = Callable[[Batch], Tensor]
+
+
+def real_positions(batch: Batch) -> Tensor:
+    """[N] indices into the flattened [B * S]: every position that is not padding, special tokens included."""
+    return batch["attention_mask"].flatten().nonzero().squeeze(-1)
+
+
+def masked_positions(batch: Batch) -> Tensor:
+    """[N] indices into the flattened [B * S]: the positions to predict."""
+    return batch["rows"]
+
+
+def all_positions(batch: Batch) -> Tensor:
+    """[B * S]: padding counts too, as in TinyBERT's release."""
+    return torch.arange(batch["input_ids"].numel(), device=batch["input_ids"].device)
+
+
+def examples(batch: Batch) -> Tensor:
+    """[B]: every example of a task batch."""
+    return torch.arange(len(batch["input_ids"]), device=batch["input_ids"].device)
+
+
+def labelled_examples(batch: Batch) -> Tensor:
+    """[N]: the examples that carry a gold label (an unlabelled one carries -100, or NaN where scores are wanted)."""
+    labels = batch["labels"]
+    return (~labels.isnan() if labels.is_floating_point() else labels != -100).nonzero().squeeze(-1)
+
+
+class Projection(nn.Module):
+    """Linears from the student's width to the teacher's; trained with the run and left behind at export.
+
+    mode: "shared" one linear with bias for all layers (TinyBERT's release), "per_layer" one a layer (its v2
+    checkpoints), "paper" one for the embeddings and one for the hidden layers, without bias (equations 8 and 9).
+    """
+
+    KEYS = {
+        "shared": lambda layer: "all",
+        "per_layer": lambda layer: f"layer_{layer}",
+        "paper": lambda layer: "hidden" if layer else "embedding",
+    }
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        if mode not in self.KEYS:
+            raise ValueError(f"projection '{mode}' is unknown: choose one of {', '.join(self.KEYS)}.")
+        self.key, self.bias = self.KEYS[mode], mode != "paper"
+        self.linears = nn.ModuleDict()
+
+    def bind(self, layers: Sequence[int], student: Spec, teacher: Spec) -> None:
+        for layer in layers:
+            if self.key(layer) not in self.linears:
+                self.linears[self.key(layer)] = nn.Linear(student.hidden, teacher.hidden, bias=self.bias)
+
+    def forward(self, layer: int, hidden: Tensor) -> Tensor:
+        return self.linears[self.key(layer)](hidden)
+
+
+class Term(nn.Module):
+    """One part of an objective. `bind` checks the pairing and fixes `needs`; `forward` gives the unweighted part."""
+
+    needs: tuple[Needs, Needs]
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = float(weight)
+
+    def bind(self, student: Spec, teacher: Spec | None) -> None:
+        raise NotImplementedError
+
+    def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+
+class SoftTargets(Term):
+    """The student's logits against the teacher's, on the rows that `rows` selects. Scores of a regression (one label)
+    are compared by their mean squared error, whatever the loss."""
+
+    def __init__(self, weight: float, *, loss: Loss, rows: Rows) -> None:
+        super().__init__(weight)
+        self.loss, self.rows = loss, rows
+
+    def bind(self, student: Spec, teacher: Spec | None) -> None:
+        if student.labels != teacher.labels:
+            raise ValueError(
+                f"labels: the student's are {list(student.labels)} and the teacher's {list(teacher.labels)}. Soft targets "
+                "need the same names in the same order: fine-tune the teacher on this task (stage=teacher)."
+            )
+        if len(student.labels) == 1:
+            self.loss = mean_squared_error
+        self.needs = (Needs(logits=True), Needs(logits=True))
+
+    def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        rows = self.rows(batch)
+        return mean_over_rows(self.loss, student.readout(rows), teacher.readout(rows))
+
+
+class HardTargets(Term):
+    """The student's logits against labels, on the rows that `rows` selects: cross-entropy, or squared error where there
+    is one label (a regression)."""
+
+    def __init__(self, weight: float, *, rows: Rows) -> None:
+        super().__init__(weight)
+        self.rows, self.loss = rows, cross_entropy
+
+    def bind(self, student: Spec, teacher: Spec | None) -> None:
+        if len(student.labels) == 1:
+            self.loss = regression_error
+        self.needs = (Needs(logits=True), Needs())
+
+    def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        rows = self.rows(batch)
+        labels = batch["labels"] if "rows" in batch else batch["labels"][rows]  # a corpus batch has one label a row
+        readout = student.readout(rows)
+        if not len(rows):
+            return readout.features.sum()  # nothing is labelled here: 0, with a gradient of 0
+        return mean_over_rows(self.loss, readout, labels)
+
+
+class HiddenMatch(Term):
+    """Hidden states, pair by pair of the layer map; summed over pairs, each averaged as the loss says."""
+
+    def __init__(
+        self,
+        weight: float,
+        *,
+        layers: str | Sequence[Sequence[int]],
+        loss: Loss = mean_squared_error,
+        rows: Rows = real_positions,
+        projection: Projection | None = None,
+    ) -> None:
+        super().__init__(weight)
+        self.layers, self.loss, self.rows, self.projection = layers, loss, rows, projection
+        self.pairs: Pairs = []
+
+    def bind(self, student: Spec, teacher: Spec | None) -> None:
+        self.pairs = resolve(self.layers, student.layers, teacher.layers, lowest=0)
+        if self.projection is not None:
+            self.projection.bind([s for s, _ in self.pairs], student, teacher)
+        elif student.hidden != teacher.hidden:
+            raise ValueError(
+                f"hidden states: the student is {student.hidden} wide and the teacher {teacher.hidden}. Give the student "
+                "the teacher's width, or use a method with a projection (tinybert)."
+            )
+        self.needs = (Needs(hidden=frozenset(s for s, _ in self.pairs)), Needs(hidden=frozenset(t for _, t in self.pairs)))
+
+    def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        rows, total = self.rows(batch), 0.0
+        for s, t in self.pairs:
+            ours = student.hidden[s].flatten(0, 1)[rows]  # [N, D_student]
+            theirs = teacher.hidden[t].flatten(0, 1)[rows]  # [N, D_teacher]
+            total = total + self.loss(ours if self.projection is None else self.projection(s, ours), theirs)
+        return total
+
+
+class AttentionMatch(Term):
+    """Attention scores before the softmax, head by head; summed over pairs of the layer map (TinyBERT, equation 7).
+
+    official: masked keys count as zeros and padded query rows count in full; the mean is over all B · A · S · S.
+    valid_only: only real queries and real keys; the sum is divided by A · Σ_b n_b².
+    """
+
+    def __init__(self, weight: float, *, layers: str | Sequence[Sequence[int]], valid_only: bool) -> None:
+        super().__init__(weight)
+        self.layers, self.valid_only = layers, valid_only
+        self.pairs: Pairs = []
+
+    def bind(self, student: Spec, teacher: Spec | None) -> None:
+        if student.heads != teacher.heads:
+            raise ValueError(
+                f"attention heads: the student has {student.heads} and the teacher {teacher.heads}, but attention is "
+                f"compared head by head. Set student.num_attention_heads={teacher.heads} or method.attention=0."
+            )
+        self.pairs = resolve(self.layers, student.layers, teacher.layers)
+        self.needs = (
+            Needs(attention=frozenset(s for s, _ in self.pairs)),
+            Needs(attention=frozenset(t for _, t in self.pairs)),
+        )
+
+    def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        mask = batch["attention_mask"]
+        real = mask[:, None, :, None]  # [B, 1, S, 1]
+        scale = mask.numel() * mask.shape[1] / mask.sum(1).square().sum() if self.valid_only else 1.0
+
+        def masked(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            query, key = pair
+            return query * real.to(query.dtype) if self.valid_only else query, key * real.to(key.dtype)
+
+        total = 0.0
+        for s, t in self.pairs:
+            total = total + attention_score_error(masked(student.attention[s]), masked(teacher.attention[t]))
+        return total * scale

@@ -1,0 +1,34 @@
+"""Distil: `python train.py method=tinybert stage=general`. What can be said is in `conf/`; see README.md."""
+
+import shlex
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from kd_lightning.chain import finished, plan
+from kd_lightning.report import show_plan, show_table
+from kd_lightning.run import run
+
+
+@hydra.main(config_path="conf", config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> float:
+    overrides = list(HydraConfig.get().overrides.task)
+    try:
+        runs = plan(cfg, overrides)
+        show_plan(runs)
+        for stage in runs:
+            if not finished(stage):
+                run(stage, f"python train.py {shlex.join(overrides)}".strip())
+        return show_table(cfg, runs)
+    except (ValueError, InstantiationException, OmegaConfBaseException) as error:
+        while isinstance(error, InstantiationException) and error.__cause__ is not None:
+            error = error.__cause__
+        sys.exit(f"train.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
