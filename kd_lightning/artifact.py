@@ -66,15 +66,16 @@ def save(cfg: DictConfig, command: str, metrics: dict[str, float], student: nn.M
     folder = Path(cfg.artifact)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    model = student.model.float().eval()
-    model.save_pretrained(unfinished)
+    model = student.model.cpu().eval()
+    model.to(getattr(torch, cfg.dtype)).save_pretrained(unfinished)
+    model.float()
     student.tokenizer.save_pretrained(unfinished)
     size = sum(file.stat().st_size for file in unfinished.glob("*.safetensors"))
     length = min(64, cfg.data.max_length)
     facts: dict[str, Any] = {
         "parameters": parameters(model),
         "megabytes": round(size / 1e6, 2),
-        f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": round(latency([model.cpu()], length)[0], 2),
+        f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": round(latency([model], length)[0], 2),
     }
     rows = "\n".join(f"| {k} | {v:.4f} |" if isinstance(v, float) else f"| {k} | {v:,} |" for k, v in (metrics | facts).items())
     (unfinished / "README.md").write_text(

@@ -12,7 +12,19 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 # What an override of these says, it says of every stage of a chain; of anything else, of the named stage alone.
-INHERITED = ("scale", "task", "experiment", "student", "teacher", "method.", "seed", "corpus", "glue", "cache", "artifacts")
+INHERITED = (
+    "scale",
+    "task",
+    "experiment",
+    "student",
+    "teacher",
+    "method.",
+    "seed",
+    "corpus",
+    "glue",
+    "cache",
+    "artifacts",
+)
 RUN_WIDE = ("logger", "ckpt_path", "prerequisites", "compare")
 # What changes neither an artifact nor its place.
 NEUTRAL = ("method", "stage", "scale", "task", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
@@ -102,7 +114,9 @@ def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig]) -> 
             cfg[who].path = earlier.artifact
     if cfg.teacher.path is None:
         cfg.teacher.path = cfg.teacher.pretrained
-    own = sorted(o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in NEUTRAL or o.startswith(("method.", "task.")))
+    own = sorted(
+        o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in NEUTRAL or o.startswith(("method.", "task."))
+    )
     digest = f"-{hashlib.blake2b(repr(own).encode(), digest_size=4).hexdigest()}" if own else ""
     with open_dict(cfg):
         cfg.artifact = str(Path(cfg.artifacts) / cfg.scale.name / f"{cfg.artifact}{digest}")

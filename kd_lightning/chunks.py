@@ -46,7 +46,14 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx, scale: Tensor):
         grad_x, grad_w, grad_b = ctx.saved_tensors
-        return None, None, (grad_x * scale).to(ctx.dtype), grad_w * scale, None if grad_b is None else grad_b * scale, None
+        return (
+            None,
+            None,
+            (grad_x * scale).to(ctx.dtype),
+            grad_w * scale,
+            None if grad_b is None else grad_b * scale,
+            None,
+        )
 
 
 def mean_over_rows(loss: Loss, student: Readout, target: Readout | Tensor, rows: int = ROWS) -> Tensor:
@@ -63,4 +70,11 @@ def mean_over_rows(loss: Loss, student: Readout, target: Readout | Tensor, rows:
         slices = lambda part: F.linear(target.features[part], weight, bias).float()  # noqa: E731
     else:
         slices = target.__getitem__
-    return _Chunked.apply(loss, rows, student.features, student.weight, student.bias, slices)
+    if torch.is_grad_enabled():
+        return _Chunked.apply(loss, rows, student.features, student.weight, student.bias, slices)
+    parts = [slice(start, start + rows) for start in range(0, len(student.features), rows)]
+    total = torch.zeros((), device=student.features.device)
+    for part in parts:
+        logits = F.linear(student.features[part], student.weight, student.bias).float()
+        total += loss(logits, slices(part)) * (len(logits) / len(student.features))
+    return total

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
@@ -74,7 +75,7 @@ def vocabulary_id(tokenizer: PreTrainedTokenizerBase) -> str:
 class Encoder(nn.Module):
     """A Hugging Face masked LM or sequence classifier, with its tokenizer."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained_head: bool = True) -> None:
         super().__init__()
         model.set_attn_implementation(ATTENTION)
         self.model, self.tokenizer = model, tokenizer
@@ -92,6 +93,7 @@ class Encoder(nn.Module):
             vocabulary=config.vocab_size,
             vocabulary_id=vocabulary_id(tokenizer),
             labels=() if self._projection else tuple(config.id2label[i] for i in range(config.num_labels)),
+            trained_head=trained_head,
         )
 
     def forward(self, batch: Batch, needs: Needs) -> View:
@@ -130,19 +132,18 @@ def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(_existing(path))
 
 
-def masked_lm(path: str | Path, dtype: str = "float32") -> Encoder:
-    """The masked LM in a local folder or under a hub name."""
-    return Encoder(_load(AutoModelForMaskedLM, path, dtype=getattr(torch, dtype)), tokenizer_of(path))
+def masked_lm(path: str | Path) -> Encoder:
+    """The masked LM in a local folder or under a hub name, in float32."""
+    return _load(AutoModelForMaskedLM, path)
 
 
-def classifier(path: str | Path, labels: Sequence[str], dtype: str = "float32") -> Encoder:
+def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
     """The encoder in a local folder or under a hub name, as a classifier of labels; one label makes it a regression.
 
     A classifier found there keeps its head, and its own labels must be these in this order; any other model gets a new
     head.
     """
     config = AutoConfig.from_pretrained(_existing(path))
-    names = dict(enumerate(labels))
     if any("SequenceClassification" in name for name in config.architectures or ()):
         found = [config.id2label[i] for i in range(config.num_labels)]
         if found != list(labels):
@@ -150,27 +151,33 @@ def classifier(path: str | Path, labels: Sequence[str], dtype: str = "float32") 
                 f"labels: {path} classifies {found} and the task {list(labels)}. The names and their order must agree: "
                 "correct id2label in its config.json if only the names differ, or fine-tune it on this task (stage=teacher)."
             )
-    config.id2label, config.label2id = names, {name: i for i, name in names.items()}
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = "regression" if len(labels) == 1 else "single_label_classification"
-    model = _load(AutoModelForSequenceClassification, path, config=config, dtype=getattr(torch, dtype))
-    return Encoder(model, tokenizer_of(path))
+    return _load(AutoModelForSequenceClassification, path, config=config)
 
 
 def _existing(path: str | Path) -> str:
-    """path as it is, unless it can only be a local folder and is none."""
-    looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") > 1
-    if looks_local and not (Path(path).expanduser() / "config.json").is_file():
-        raise ValueError(f"{path}: no model is there (a folder with config.json and model.safetensors is wanted).")
-    return str(Path(path).expanduser()) if looks_local else str(path)
+    """path as transformers wants it; a path that can only be a local folder must be one."""
+    folder = Path(path).expanduser()
+    if folder.is_dir() or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{path}: no model is there (a folder with config.json and model.safetensors is wanted).")
+        return str(folder)
+    return str(path)
 
 
-def _load(auto_class: type, path: str | Path, **options) -> PreTrainedModel:
-    """from_pretrained without its table of freshly initialised weights: heads are meant to be new."""
+def _load(auto_class: type, path: str | Path, **options) -> Encoder:
+    """from_pretrained, without its report of new weights: a head may be new, and `Spec.trained_head` says so."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        return auto_class.from_pretrained(_existing(path), **options)
-    except OSError as error:
-        raise ValueError(f"{path}: no model could be loaded from there. {str(error).splitlines()[0]}") from error
+        where = _existing(path)
+        model, loaded = auto_class.from_pretrained(where, dtype=torch.float32, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path}: this model cannot be loaded. {str(error).strip().splitlines()[0]}") from error
     finally:
         logging.set_verbosity(level)
+    prefix = f"{model.base_model_prefix}."
+    return Encoder(model, tokenizer, trained_head=all(name.startswith(prefix) for name in loaded["missing_keys"]))

@@ -73,8 +73,7 @@ def resolve(layers: str | Sequence[Sequence[int]], student: int, teacher: int, l
         if not (lowest <= s <= student and lowest <= t <= teacher):
             zero = " (0 is the embedding output)" if lowest == 0 else ""
             raise ValueError(
-                f"layer pair [{s},{t}]: the student has layers {lowest}..{student} "
-                f"and the teacher {lowest}..{teacher}{zero}."
+                f"layer pair [{s},{t}]: the student has layers {lowest}..{student} and the teacher {lowest}..{teacher}{zero}."
             )
     if len({s for s, _ in pairs}) != len(pairs):
         raise ValueError(f"layer map {[list(pair) for pair in pairs]}: a student layer appears twice.")

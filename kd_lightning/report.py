@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 from kd_lightning.artifact import latency, parameters
 from kd_lightning.chain import finished
 
-console = Console()
+console = Console(width=None if Console().is_terminal else 110)
 
 
 def show_plan(runs: list[DictConfig]) -> None:
@@ -34,21 +34,20 @@ def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
     models = [_load(folder) for _, folder, _ in rows]
     times = latency(models, length)
     reference = rows[0][2].get(cfg.metric)
+    name = cfg.metric.removeprefix("val/").removeprefix("student/")
     table = []
-    for (name, folder, metrics), model, time in zip(rows, models, times, strict=True):
+    for (who, folder, metrics), model, time in zip(rows, models, times, strict=True):
         score = metrics.get(cfg.metric)
-        kept = score / reference if score is not None and reference else None
-        test = metrics.get(cfg.metric.replace("val/", "test/"))
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
         table.append(
             {
-                "model": name,
-                cfg.metric: _number(score),
-                "test": _number(test),
-                "retention": _number(kept),
-                "parameters": f"{parameters(model):,}",
+                "model": who,
+                name: _number(score),
+                f"{name} (test)": _number(metrics.get(cfg.metric.replace("val/", "test/"))),
+                "retention": _number(score / reference if score is not None and reference else None),
+                "parameters": f"{parameters(model) / 1e6:.2f}M",
                 "MB": f"{size:.1f}",
-                f"ms (1 x {length} tokens)": f"{time:.2f}",
+                "ms": f"{time:.2f}",
                 "speed-up": f"{times[0] / time:.1f}x",
             }
         )
@@ -56,7 +55,8 @@ def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
         writer = csv.DictWriter(file, fieldnames=list(table[0]))
         writer.writeheader()
         writer.writerows(table)
-    shown = Table(title=f"{cfg.artifact}", title_justify="left")
+    machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32"
+    shown = Table(title=cfg.artifact, caption=machine, title_justify="left", caption_justify="left")
     for column in table[0]:
         shown.add_column(column, justify="left" if column == "model" else "right")
     for row in table:

@@ -99,6 +99,12 @@ class SoftTargets(Term):
                 f"labels: the student's are {list(student.labels)} and the teacher's {list(teacher.labels)}. Soft targets "
                 "need the same names in the same order: fine-tune the teacher on this task (stage=teacher)."
             )
+        if not teacher.trained_head:
+            raise ValueError(
+                "soft targets: the teacher was loaded without a trained head, so its logits are noise. Choose a teacher "
+                f"with {'a classifier for this task (stage=teacher)' if teacher.labels else 'a masked-LM head'}, or set "
+                "the weight of this term to 0."
+            )
         if len(student.labels) == 1:
             self.loss = mean_squared_error
         self.needs = (Needs(logits=True), Needs(logits=True))
@@ -155,7 +161,10 @@ class HiddenMatch(Term):
                 f"hidden states: the student is {student.hidden} wide and the teacher {teacher.hidden}. Give the student "
                 "the teacher's width, or use a method with a projection (tinybert)."
             )
-        self.needs = (Needs(hidden=frozenset(s for s, _ in self.pairs)), Needs(hidden=frozenset(t for _, t in self.pairs)))
+        self.needs = (
+            Needs(hidden=frozenset(s for s, _ in self.pairs)),
+            Needs(hidden=frozenset(t for _, t in self.pairs)),
+        )
 
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         rows, total = self.rows(batch), 0.0

@@ -23,7 +23,8 @@ class Spec:
     """A network's static shape.
 
     vocabulary is the number of token ids and vocabulary_id a digest of the tokenizer's token -> id table; labels are
-    the class names in the order of the logits (empty: a masked LM, whose logits are over the vocabulary).
+    the class names in the order of the logits (empty: a masked LM, whose logits are over the vocabulary). trained_head is
+    false where the weights that were loaded had no head of this kind, so that the logits mean nothing yet.
     """
 
     layers: int
@@ -32,6 +33,7 @@ class Spec:
     vocabulary: int
     vocabulary_id: str = ""
     labels: tuple[str, ...] = ()
+    trained_head: bool = True
 
 
 @dataclass(frozen=True)

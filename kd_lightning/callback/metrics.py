@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import lightning as L
 import torch
@@ -123,5 +122,3 @@ class TeacherAndStudent(L.Callback):
                 f"frequent class ({majority:.3f}). It has nothing to teach here: was it fine-tuned on this task?"
             )
         self.counts.zero_()
-
-

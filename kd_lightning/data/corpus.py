@@ -96,7 +96,9 @@ class Corpus(L.LightningDataModule):
         self.mask_share, self.mask_smoothing, self.held_out = mask_share, mask_smoothing, held_out
         self.max_sequences, self.workers, self.seed = max_sequences, workers, seed
         if max_length > tokenizer.model_max_length:
-            raise ValueError(f"data.max_length={max_length}: this tokenizer's model reads {tokenizer.model_max_length} at most.")
+            raise ValueError(
+                f"data.max_length={max_length}: this tokenizer's model reads {tokenizer.model_max_length} at most."
+            )
 
     def prepare_data(self) -> None:
         """Read and tokenise once; nothing is left behind if it fails."""
@@ -131,9 +133,7 @@ class Corpus(L.LightningDataModule):
         self.train_rows = self.train_rows[: self.max_sequences]
         ids = data.data.column("input_ids")
         counts = sum(np.bincount(c.flatten().to_numpy(), minlength=len(self.tokenizer)) for c in ids.chunks)
-        self.masking = Masking(
-            self.tokenizer, torch.as_tensor(counts), share=self.mask_share, smoothing=self.mask_smoothing
-        )
+        self.masking = Masking(self.tokenizer, torch.as_tensor(counts), share=self.mask_share, smoothing=self.mask_smoothing)
 
     def train_dataloader(self) -> DataLoader:
         epoch = self.trainer.current_epoch if self.trainer else 0

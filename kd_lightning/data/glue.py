@@ -26,7 +26,7 @@ class LabelledText(L.LightningDataModule):
     names of the columns where a file has no header line (null: it has one). text: one or two columns; label: the label's.
     labels: the class names in the order of the logits; one name makes it a regression, whose labels are numbers. values:
     how the files write these classes, in the same order (null: by their names).
-    unlabelled: train on the rows of that split as well, with the label -100 (not a number, for a regression).
+    unlabelled: train on the rows of that split too, where there is one, with the label -100 (not a number, for a regression).
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LabelledText(L.LightningDataModule):
         if self.splits:
             return
         for split in ("train", "validation", "test", "unlabelled"):
-            wanted = split in ("train", "validation") or (split == "unlabelled" and self.unlabelled)
+            wanted = split in ("train", "validation") or (self.unlabelled and split in self.files)
             rows = self._read(split, wanted)
             if rows is not None and (wanted or split == "test"):
                 self.splits[split] = self._tokenise(rows, split)

@@ -69,9 +69,7 @@ class PredictionDistillation(Distiller):
 
     def __init__(self, *, prediction: float, gold: float, temperature: float, **engine) -> None:
         terms = {
-            "prediction": SoftTargets(
-                prediction, loss=partial(soft_cross_entropy, temperature=temperature), rows=examples
-            ),
+            "prediction": SoftTargets(prediction, loss=partial(soft_cross_entropy, temperature=temperature), rows=examples),
             "gold": HardTargets(gold, rows=labelled_examples),
         }
         super().__init__(terms=terms, **engine)

@@ -14,7 +14,7 @@ def bert(*, text_files: list[str], vocab_size: int, max_length: int, **shape: in
     """A randomly initialised BERT masked LM of this shape with a WordPiece vocabulary learned from text_files.
 
     max_length: positions, special tokens included. shape: fields of `transformers.BertConfig`. Lower-cased, as
-    bert-base-uncased.
+    bert-base-uncased. Without dropout: a small model on one pass or a few over its text does not overfit.
     """
     absent = [name for name in text_files if not Path(name).is_file()]
     if absent:
@@ -25,6 +25,11 @@ def bert(*, text_files: list[str], vocab_size: int, max_length: int, **shape: in
     vocabulary = learner.get_vocab()
     tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True, model_max_length=max_length)
     config = BertConfig(
-        vocab_size=len(vocabulary), max_position_embeddings=max_length, pad_token_id=tokenizer.pad_token_id, **shape
+        vocab_size=len(vocabulary),
+        max_position_embeddings=max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **shape,
     )
     return Encoder(AutoModelForMaskedLM.from_config(config, dtype=torch.float32), tokenizer)

@@ -69,7 +69,10 @@ LAYER_NAMES = {
     "ffn.lin2": "output.dense",
     "output_layer_norm": "output.LayerNorm",
 }
-HEAD_NAMES = {"vocab_transform": "cls.predictions.transform.dense", "vocab_layer_norm": "cls.predictions.transform.LayerNorm"}
+HEAD_NAMES = {
+    "vocab_transform": "cls.predictions.transform.dense",
+    "vocab_layer_norm": "cls.predictions.transform.LayerNorm",
+}
 
 
 def distilbert(

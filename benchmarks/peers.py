@@ -1,0 +1,153 @@
+"""Straightforward implementations of the same steps: what the releases do, written plainly on Hugging Face models.
+
+Each is a function of (student, teacher, batch) and gives the loss. They have eager attention, whole [B, S, V] logits or
+[B, A, S, S] scores, and every hidden state of both networks, in float32.
+"""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+from kd_lightning.views import Batch
+
+SCORES = "eager_that_returns_scores"
+
+
+def _eager_scores(module, query, key, value, attention_mask, scaling, dropout=0.0, **_):
+    """Eager attention that returns its masked scores before the softmax, as TinyBERT's own BERT does."""
+    scores = query @ key.mT * scaling  # [B, A, S, S]
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.dropout(F.softmax(scores, dim=-1), dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), scores
+
+
+AttentionInterface.register(SCORES, _eager_scores)
+AttentionMaskInterface.register(SCORES, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+
+
+def distilbert(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    batch: Batch,
+    *,
+    temperature: float,
+    soft: float,
+    mlm: float,
+    cosine: float,
+    masked_only: bool,
+) -> Tensor:
+    """`Distiller.step` of DistilBERT's release. batch: input_ids, attention_mask and lm_labels [B, S], -100 where
+    nothing is to be predicted."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    ours = student(**inputs, output_hidden_states=True)
+    with torch.no_grad():
+        theirs = teacher(**inputs, output_hidden_states=True)
+    chosen = batch["lm_labels"] > -1 if masked_only else batch["attention_mask"].bool()
+    mask = chosen.unsqueeze(-1).expand_as(ours.logits)  # [B, S, V]
+    width = ours.logits.shape[-1]
+    s_logits = torch.masked_select(ours.logits, mask).view(-1, width)  # [N, V]
+    t_logits = torch.masked_select(theirs.logits, mask).view(-1, width)
+    soft_loss = nn.KLDivLoss(reduction="batchmean")(
+        F.log_softmax(s_logits / temperature, dim=-1), F.softmax(t_logits / temperature, dim=-1)
+    )
+    mlm_loss = nn.CrossEntropyLoss(ignore_index=-100)(ours.logits.view(-1, width), batch["lm_labels"].view(-1))
+    s_hidden, t_hidden = ours.hidden_states[-1], theirs.hidden_states[-1]
+    mask = batch["attention_mask"].bool().unsqueeze(-1).expand_as(s_hidden)  # [B, S, D]
+    s_rows = torch.masked_select(s_hidden, mask).view(-1, s_hidden.shape[-1])
+    t_rows = torch.masked_select(t_hidden, mask).view(-1, t_hidden.shape[-1])
+    cosine_loss = nn.CosineEmbeddingLoss(reduction="mean")(s_rows, t_rows, s_rows.new_ones(len(s_rows)))
+    return soft * temperature**2 * soft_loss + mlm * mlm_loss + cosine * cosine_loss
+
+
+def tinybert(
+    student: PreTrainedModel, teacher: PreTrainedModel, fit_dense: nn.Linear, batch: Batch, *, teacher_graph: bool
+) -> Tensor:
+    """The step of TinyBERT's `general_distill.py`, student and teacher being bare encoders.
+
+    teacher_graph: build the teacher's graph and detach it afterwards, as the release does; else no graph at all.
+    """
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    ours = student(**inputs, output_hidden_states=True, output_attentions=True)
+    with nullcontext() if teacher_graph else torch.no_grad():
+        theirs = teacher(**inputs, output_hidden_states=True, output_attentions=True)
+    t_hidden = [hidden.detach() for hidden in theirs.hidden_states]
+    t_scores = [scores.detach() for scores in theirs.attentions]
+    every = len(t_scores) // len(ours.attentions)
+    loss = 0.0
+    for layer, s in enumerate(ours.attentions):
+        t = t_scores[layer * every + every - 1]
+        s = torch.where(s <= -1e2, torch.zeros_like(s), s)
+        t = torch.where(t <= -1e2, torch.zeros_like(t), t)
+        loss = loss + nn.MSELoss()(s, t)
+    for layer, hidden in enumerate(ours.hidden_states):
+        loss = loss + nn.MSELoss()(fit_dense(hidden), t_hidden[layer * every])
+    return loss
+
+
+def textbrewer(
+    student: PreTrainedModel, teacher: PreTrainedModel, temperature: float, device: str
+) -> tuple[Callable[[Batch], Tensor], nn.ModuleList]:
+    """TextBrewer's `GeneralDistiller.train_on_batch` as a function of the batch, and its projections.
+
+    Its `hidden_mse` with a linear for each student layer, its `attention_mse` on the scores that the adaptor hands it,
+    both over real positions (inputs_mask), and its soft cross-entropy on the logits. No shim is needed: the training
+    loop around `train_on_batch`, with its logging and its checkpoints, is left out.
+    """
+    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+
+    def adaptor(batch: Batch, outputs) -> dict:
+        return {
+            "logits": outputs.logits,
+            "hidden": outputs.hidden_states,
+            "attention": outputs.attentions,
+            "inputs_mask": batch["attention_mask"],
+        }
+
+    s, t = student.config, teacher.config
+    every = t.num_hidden_layers // s.num_hidden_layers
+    hidden = [
+        {
+            "layer_T": layer * every,
+            "layer_S": layer,
+            "feature": "hidden",
+            "loss": "hidden_mse",
+            "weight": 1,
+            "proj": ["linear", s.hidden_size, t.hidden_size],
+        }
+        for layer in range(s.num_hidden_layers + 1)
+    ]
+    attention = [
+        {
+            "layer_T": layer * every + every - 1,
+            "layer_S": layer,
+            "feature": "attention",
+            "loss": "attention_mse",
+            "weight": 1,
+        }
+        for layer in range(s.num_hidden_layers)
+    ]
+    distiller = GeneralDistiller(
+        train_config=TrainingConfig(log_dir=None, output_dir=tempfile.gettempdir(), device=device),
+        distill_config=DistillationConfig(
+            temperature=temperature, kd_loss_weight=1, hard_label_weight=0, intermediate_matches=hidden + attention
+        ),
+        model_T=teacher,
+        model_S=student,
+        adaptor_T=adaptor,
+        adaptor_S=adaptor,
+    )
+    teacher.eval()
+    shown = {"output_hidden_states": True, "output_attentions": True}
+
+    def loss(batch: Batch) -> Tensor:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return distiller.train_on_batch(inputs, shown)[0]
+
+    return loss, nn.ModuleList(projection for projection in distiller.projs if projection is not None)

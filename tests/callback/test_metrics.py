@@ -1,0 +1,154 @@
+"""Metrics with their true values, over two epochs of which the second is wrong."""
+
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torchmetrics import PearsonCorrCoef
+from torchmetrics.classification import MulticlassAccuracy
+
+from kd_lightning.callback.metrics import CrossEntropy, TeacherAndStudent
+from kd_lightning.method.distilbert import DistilBERTTask
+from kd_lightning.method.finetune import FineTune, MaskedLM
+from kd_lightning.terms import labelled_examples, masked_positions
+from kd_lightning.views import Readout, Spec, View
+
+ACCURACY = {"accuracy": partial(MulticlassAccuracy, average="micro")}
+LABELS = ("a", "b", "c")
+
+
+class Answers(nn.Module):
+    """Says what the batch tells it to say, shifted by `shift` classes."""
+
+    def __init__(self, key: str, labels=LABELS) -> None:
+        super().__init__()
+        self.key, self.shift = key, 0
+        self.spec = Spec(layers=2, hidden=4, heads=2, vocabulary=7, labels=labels)
+        self.scale = nn.Parameter(torch.tensor(5.0))
+
+    def forward(self, batch, needs) -> View:
+        classes = len(self.spec.labels) or self.spec.vocabulary
+        chosen = batch[self.key]
+        if classes == 1:
+            logits = (self.scale / 5 * chosen)[:, None]
+        else:
+            logits = self.scale * nn.functional.one_hot((chosen + self.shift) % classes, classes).float()
+        return View(readout=lambda rows: Readout(logits[rows]))
+
+
+class Watch(L.Callback):
+    """What was logged at the end of each validation; then the student turns wrong."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, float]] = []
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            self.seen.append({name: round(float(v), 6) for name, v in trainer.callback_metrics.items() if "loss" not in name})
+            module.student.shift = 1
+
+
+def batch(labels: list, teacher: list) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": torch.zeros(len(labels), 2).long(),
+        "labels": torch.tensor(labels),
+        "truth": torch.tensor(labels),
+        "taught": torch.tensor(teacher),
+    }
+
+
+def distil(engine, labels=LABELS) -> DistilBERTTask:
+    networks = Answers("truth", labels), Answers("taught", labels)
+    return DistilBERTTask(temperature=1.0, soft=1.0, gold=1.0, **engine(*networks, lr=0.0))
+
+
+@pytest.mark.parametrize("sanity", [0, -1])
+def test_each_epoch_is_measured_for_itself(sanity, engine, fit):
+    """Eight examples in batches of 5 and 3; the teacher is wrong, by one class, on two of them."""
+    batches = [batch([0, 1, 2, 0, 1], [0, 1, 2, 1, 1]), batch([2, 0, 0], [2, 0, 1])]
+    watch = Watch()
+    callbacks = [TeacherAndStudent(ACCURACY, labelled_examples), watch]
+    fit(distil(engine), batches, validation=batches, max_epochs=2, callbacks=callbacks, num_sanity_val_steps=sanity)
+    right, wrong = watch.seen
+    assert right == {
+        "val/student/accuracy": 1.0,
+        "val/teacher/accuracy": 0.75,
+        "val/retention": pytest.approx(1 / 0.75, abs=1e-5),
+        "val/agreement": 0.75,
+    }
+    assert wrong == {
+        "val/student/accuracy": 0.0,
+        "val/teacher/accuracy": 0.75,
+        "val/retention": 0.0,
+        "val/agreement": 0.25,
+    }
+
+
+def test_unlabelled_examples_are_not_measured(engine, fit):
+    rows = batch([0, 1, -100, -100, 2, 0], [0, 1, 0, 0, 1, 0]) | {"truth": torch.tensor([0, 1, 1, 1, 2, 1])}
+    watch = Watch()
+    callbacks = [TeacherAndStudent(ACCURACY, labelled_examples), watch]
+    fit(distil(engine), [rows], validation=[rows], callbacks=callbacks)
+    assert watch.seen[0]["val/student/accuracy"] == 0.75
+    assert watch.seen[0]["val/teacher/accuracy"] == 0.75
+    assert watch.seen[0]["val/agreement"] == 0.5
+
+
+def test_a_student_alone_is_measured_alone(engine, fit):
+    rows = batch([0, 1, 2, 0], [0, 0, 0, 0])
+    watch = Watch()
+    distiller = FineTune(**engine(Answers("truth"), None, lr=0.0))
+    fit(distiller, [rows], validation=[rows], max_epochs=2, callbacks=[TeacherAndStudent(ACCURACY, labelled_examples), watch])
+    assert watch.seen == [{"val/student/accuracy": 1.0}, {"val/student/accuracy": 0.0}]
+
+
+def test_a_regression_has_a_correlation_and_no_agreement(engine, fit):
+    rows = batch([0.0, 1.0, 2.0, 4.0], [0.0, 2.0, 1.0, 3.0]) | {"truth": torch.tensor([1.0, 3.0, 5.0, 9.0])}
+    watch = Watch()
+    callbacks = [TeacherAndStudent({"pearson": PearsonCorrCoef}, labelled_examples), watch]
+    fit(distil(engine, ("score",)), [rows], validation=[rows], callbacks=callbacks)
+    teacher = torch.corrcoef(torch.stack([rows["labels"], rows["taught"]]))[0, 1].item()
+    assert watch.seen == [
+        {
+            "val/student/pearson": pytest.approx(1.0, abs=1e-5),
+            "val/teacher/pearson": pytest.approx(teacher, abs=1e-5),
+            "val/retention": pytest.approx(1 / teacher, abs=1e-5),
+        }
+    ]
+
+
+def test_a_masked_lm_is_measured_over_rows_and_not_over_batches(make_encoder, engine, fit, corpus_batch):
+    """Batches of four rows and of one."""
+    batches = [corpus_batch(seed=0), corpus_batch(seed=1)]
+    batches[1] = batches[1] | {"rows": batches[1]["rows"][:1], "labels": batches[1]["labels"][:1]}
+    student = make_encoder(layers=2)
+    seen = []
+
+    class Note(L.Callback):
+        def on_validation_end(self, trainer, module):
+            seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    metrics = ACCURACY | {"mlm_loss": CrossEntropy}
+    callbacks = [TeacherAndStudent(metrics, masked_positions), Note()]
+    distiller = MaskedLM(**engine(student, None, lr=0.0))
+    fit(distiller, batches, validation=batches, callbacks=callbacks)
+    inputs = [{name: b[name] for name in ("input_ids", "attention_mask")} for b in batches]
+    logits = [student.model(**i).logits.flatten(0, 1)[b["rows"]] for i, b in zip(inputs, batches, strict=True)]
+    logits = torch.cat(logits)
+    labels = torch.cat([b["labels"] for b in batches])
+    expected = -logits.log_softmax(-1)[range(5), labels].mean().item()
+    assert seen[0]["val/student/mlm_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("teacher", "useless"), [([0, 0, 0, 0, 0], True), ([0, 0, 0, 1, 1], False)])
+def test_a_teacher_no_better_than_the_most_frequent_class_is_reported(teacher, useless, engine, fit, recwarn):
+    rows = batch([0, 0, 0, 1, 2], teacher)
+    fit_it = partial(fit, distil(engine), [rows], validation=[rows])
+    callbacks = [TeacherAndStudent(ACCURACY, labelled_examples)]
+    if useless:
+        with pytest.warns(UserWarning, match=r"accuracy on val is 0\.600, no better than .* most frequent class \(0\.600\)"):
+            fit_it(callbacks=callbacks, num_sanity_val_steps=-1)
+    else:
+        fit_it(callbacks=callbacks, num_sanity_val_steps=-1)

@@ -1,0 +1,241 @@
+"""Tiny networks with random weights, a tokenizer made in memory, synthetic batches. Nothing is downloaded."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForSequenceClassification,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+)
+
+from kd_lightning.encoder import Encoder
+from kd_lightning.views import Batch, Readout, Spec, View
+
+torch.set_num_threads(1)  # tensors are too small to share out, and threads that wait for each other cost ten times more
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCABULARY = 97
+KINDS = {
+    "bert": (BertConfig, BertForMaskedLM, BertForSequenceClassification, {}),
+    "roberta": (RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification, {}),
+    "electra": (ElectraConfig, ElectraForMaskedLM, ElectraForSequenceClassification, {"embedding_size": 16}),
+    "distilbert": (DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, {}),
+}
+DISTILBERT_NAMES = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., BertTokenizerFast]:
+    """WordPiece with the five special tokens (ids 0 to 4) and the words w5, w6 ... of id 5, 6 ..."""
+
+    def make(vocabulary: int = VOCABULARY, max_length: int = 64) -> BertTokenizerFast:
+        words = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), vocabulary))]
+        table = {word: i for i, word in enumerate(words)}
+        return BertTokenizerFast(vocab=table, do_lower_case=True, model_max_length=max_length)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer(make_tokenizer) -> BertTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_encoder(make_tokenizer) -> Callable[..., Encoder]:
+    """A masked LM, or with labels a classifier. Every parameter is random, biases and norms too: nothing is equal by
+    accident."""
+
+    def make(
+        kind: str = "bert",
+        *,
+        labels: Sequence[str] = (),
+        layers: int = 4,
+        hidden: int = 32,
+        heads: int = 4,
+        dropout: float = 0.0,
+        seed: int = 0,
+        vocabulary: int = VOCABULARY,
+    ) -> Encoder:
+        config_class, masked_lm, classifier, more = KINDS[kind]
+        shape = {
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": 2 * hidden,
+            "hidden_dropout_prob": dropout,
+            "attention_probs_dropout_prob": dropout,
+        }
+        if kind == "distilbert":
+            shape = {DISTILBERT_NAMES[name]: value for name, value in shape.items()}
+            shape["seq_classif_dropout"] = dropout
+        if labels:
+            more = more | {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
+        config = config_class(
+            vocab_size=vocabulary, max_position_embeddings=64, pad_token_id=0, tie_word_embeddings=True, **shape, **more
+        )
+        model = (classifier if labels else masked_lm)(config)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                middle = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+                parameter.copy_(middle + 0.15 * torch.randn(parameter.shape, generator=generator))
+        return Encoder(model, make_tokenizer(vocabulary)).eval()
+
+    return make
+
+
+class Fixed(nn.Module):
+    """A network that shows what it was given, whatever the batch: the protocol of networks and no more."""
+
+    def __init__(self, spec: Spec, view: View, *parameters: Tensor) -> None:
+        super().__init__()
+        self.spec, self.view = spec, view
+        self.own = nn.ParameterList(parameters or [torch.zeros(1)])
+
+    def forward(self, batch: Batch, needs) -> View:
+        return self.view
+
+
+@pytest.fixture(scope="session")
+def fixed() -> type[Fixed]:
+    return Fixed
+
+
+@pytest.fixture(scope="session")
+def corpus_batch() -> Callable[..., dict[str, Tensor]]:
+    """Three sequences of 8, 5 and 3 tokens, four of which are to be predicted. padding: columns of it beyond the longest."""
+
+    def make(*, seed: int = 0, padding: int = 0, vocabulary: int = VOCABULARY) -> dict[str, Tensor]:
+        lengths, places = (8, 5, 3), ((0, 2), (0, 6), (1, 1), (2, 1))
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(5, vocabulary, (3, 8), generator=generator)
+        ids = torch.cat([ids, torch.zeros(3, padding, dtype=torch.long)], dim=1)
+        mask = (torch.arange(8 + padding) < torch.tensor(lengths)[:, None]).long()
+        labels = torch.randint(5, vocabulary, (len(places),), generator=generator)
+        rows = torch.tensor([b * (8 + padding) + s for b, s in places])
+        return {"input_ids": ids * mask, "attention_mask": mask, "rows": rows, "labels": labels}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def task_batch() -> Callable[..., dict[str, Tensor]]:
+    """Pairs of segments of unequal length and one label each."""
+
+    def make(*, seed: int = 0, classes: int = 3, size: int = 4, vocabulary: int = VOCABULARY) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        lengths = 4 + torch.arange(size) % 5
+        mask = (torch.arange(8) < lengths[:, None]).long()
+        ids = torch.randint(5, vocabulary, (size, 8), generator=generator) * mask
+        segments = (torch.arange(8) >= 3).long() * mask
+        labels = torch.rand(size, generator=generator) if classes == 1 else torch.arange(size) % classes
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments, "labels": labels}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_view() -> Callable[..., View]:
+    """A random View for a batch, with a vocabulary head (classes 0) or a classifier's logits."""
+
+    def make(
+        batch: Batch, *, seed: int, layers: int = 4, hidden: int = 6, heads: int = 2, vocabulary: int = 11, classes: int = 0
+    ) -> View:
+        generator = torch.Generator().manual_seed(seed)
+        random = partial(torch.randn, generator=generator)
+        size, length = batch["input_ids"].shape
+        width = hidden // heads
+        states = {k: random(size, length, hidden) for k in range(layers + 1)}
+        pairs = {k: (random(size, heads, length, width), random(size, heads, length, width)) for k in states if k}
+        weight, bias, scores = random(vocabulary, hidden), random(vocabulary), random(size, max(classes, 1))
+
+        def readout(rows: Tensor) -> Readout:
+            return Readout(scores[rows]) if classes else Readout(states[layers].flatten(0, 1)[rows], weight, bias)
+
+        return View(states, pairs, readout)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def engine() -> Callable[..., dict]:
+    """What every method wants beside its own numbers."""
+
+    def make(student: nn.Module, teacher: nn.Module | None, *, lr: float = 1e-3, **other) -> dict:
+        optimizer = partial(torch.optim.AdamW, lr=lr)
+        given = {"optimizer": optimizer, "weight_decay": 0.01, "schedule": "constant", "warmup": 0.0}
+        return {"student": student, "teacher": teacher, **given, **other}
+
+    return make
+
+
+class Losses(L.Callback):
+    """The loss of each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.seen.append(float(outputs["loss"]))
+
+
+@pytest.fixture
+def fit(tmp_path) -> Callable[..., tuple[L.Trainer, list[float]]]:
+    """Train on these batches with Lightning; returns the trainer and the loss of each step."""
+
+    def make(
+        distiller: L.LightningModule,
+        batches: Sequence[Batch],
+        *,
+        validation: Sequence[Batch] | None = None,
+        ckpt_path: str | None = None,
+        callbacks: Sequence[L.Callback] = (),
+        **options,
+    ) -> tuple[L.Trainer, list[float]]:
+        losses = Losses()
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        given = {"max_epochs": 1, "enable_checkpointing": False, "num_sanity_val_steps": 0} | quiet | options
+        trainer = L.Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=[losses, *callbacks], **given)
+        loaders = [
+            None if rows is None else DataLoader(rows, batch_size=None, generator=torch.Generator())
+            for rows in (batches, validation)
+        ]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers")
+            warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the teacher
+            trainer.fit(distiller, *loaders, ckpt_path=ckpt_path, weights_only=True)
+        return trainer, losses.seen
+
+    return make

@@ -1,0 +1,271 @@
+"""DistilBERT's check G, and the way from a text file to a batch."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertTokenizerFast
+
+from kd_lightning.data.corpus import SHORTEST, Corpus, sequences, split_long
+
+CLS, SEP = 2, 3
+
+
+def words(count: int, start: int = 5) -> str:
+    return " ".join(f"w{5 + (start + i) % 92}" for i in range(count))
+
+
+@pytest.fixture
+def corpus(tmp_path, tokenizer):
+    """A data module over text written to a file."""
+
+    def make(lines: list[str] | str | None = None, *, name: str = "text.txt", **other) -> Corpus:
+        path = tmp_path / name
+        if lines is not None:
+            path.write_text(lines if isinstance(lines, str) else "\n".join(lines) + "\n", encoding="utf-8")
+        given = {
+            "tokenizer": tokenizer,
+            "source": str(path),
+            "cache": str(tmp_path / "cache"),
+            "max_length": 32,
+            "join_lines": False,
+            "batch_size": 4,
+            "mask_share": 0.15,
+            "mask_smoothing": 0.0,
+            "held_out": 0.1,
+            "max_sequences": None,
+            "workers": 0,
+            "seed": 1,
+        }
+        return Corpus(**given | other)
+
+    return make
+
+
+def ready(data: Corpus) -> Corpus:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def stored(data: Corpus) -> list[list[int]]:
+    return [row.as_py() for chunk in data.data[:].column("input_ids").chunks for row in chunk]
+
+
+@pytest.mark.parametrize(
+    ("length", "pieces"), [(1200, [511, 512, 181]), (1021, [511, 512, 2]), (1020, [511, 511]), (513, [511, 4]), (512, [512])]
+)
+def test_long_sequences_are_cut_as_in_the_release(length, pieces):
+    """Lengths are counted with [CLS] and [SEP]."""
+    ids = [CLS, *(5 + i % 90 for i in range(length - 2)), SEP]
+    found = split_long(ids, 512, CLS, SEP)
+    assert [len(piece) for piece in found] == pieces
+    assert all(piece[0] == CLS and piece[-1] == SEP for piece in found)
+    inside = [token for piece in found for token in piece if token not in (CLS, SEP)]
+    assert inside == ids[1:-1]
+
+
+def test_a_line_is_a_sequence_unless_lines_are_joined():
+    lines = [[10, 11], [12], [], [13, 14, 15], [16]]
+    apart = list(sequences(lines, 8, CLS, SEP, join=False))
+    assert apart == [[CLS, 10, 11, SEP], [CLS, 12, SEP], [CLS, 13, 14, 15, SEP], [CLS, 16, SEP]]
+    joined = list(sequences(lines, 8, CLS, SEP, join=True))
+    assert joined == [[CLS, 10, 11, 12, SEP], [CLS, 13, 14, 15, 16, SEP]]
+    assert list(sequences(lines, 5, CLS, SEP, join=True)) == [
+        [CLS, 10, 11, 12, SEP],
+        [CLS, 13, 14, 15, SEP],
+        [CLS, 16, SEP],
+    ]
+
+
+def test_joined_lines_fill_a_sequence_to_the_last_place_and_a_longer_line_is_cut():
+    assert list(sequences([[10, 11], [12, 13]], 6, CLS, SEP, join=True)) == [[CLS, 10, 11, 12, 13, SEP]]
+    long = [10 + i for i in range(9)]
+    assert list(sequences([long], 6, CLS, SEP, join=True)) == split_long([CLS, *long, SEP], 6, CLS, SEP)
+
+
+def test_short_sequences_and_those_half_unknown_are_dropped(corpus):
+    kept = words(10)  # 12 with [CLS] and [SEP]
+    half = "? " * 6 + words(4)  # 6 of 12 are unknown
+    fewer = "? " * 5 + words(5)
+    data = ready(corpus([kept, words(9), half, fewer] + [words(20)] * 40))
+    found = stored(data)
+    assert SHORTEST == 12
+    assert len(found) == 42
+    assert [len(ids) for ids in found[:3]] == [12, 12, 22]
+    assert [ids.count(1) for ids in found[:2]] == [0, 5]
+    assert all(ids[0] == CLS and ids[-1] == SEP for ids in found)
+
+
+def documents() -> list[str]:
+    return [words(10 + i % 20, start=i) for i in range(320)]
+
+
+def test_each_sequence_is_read_once_an_epoch_and_none_of_the_held_out(corpus, tokenizer):
+    data = ready(corpus(documents(), mask_share=0.0))
+
+    def tokens(loader) -> list[tuple]:
+        pairs = (pair for b in loader for pair in zip(b["input_ids"], b["attention_mask"], strict=True))
+        return [tuple(ids[mask.bool()].tolist()) for ids, mask in pairs]
+
+    train, held = tokens(data.train_dataloader()), tokens(data.val_dataloader())
+    everything = [tuple(ids) for ids in stored(data)]
+    assert sorted(train + held) == sorted(everything)
+    assert len(everything) == 320
+    assert set(data.train_rows) | set(data.val_rows) == set(range(320))
+    assert not set(data.train_rows) & set(data.val_rows)
+    assert len(data.val_rows) == 32
+    assert list(np.diff(data.val_rows)) == [1] * 31
+
+
+def test_a_batch_is_padded_to_its_longest_and_masked(corpus, tokenizer):
+    data = ready(corpus(documents(), mask_share=0.3))
+    for batch in data.train_dataloader():
+        lengths = batch["attention_mask"].sum(1)
+        assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(lengths), int(lengths.max()))
+        assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
+        assert (batch["attention_mask"].diff(dim=1) <= 0).all()
+        assert len(batch["rows"]) == len(batch["labels"]) == -(-3 * int(lengths.sum()) // 10)
+        restored = batch["input_ids"].flatten().scatter(0, batch["rows"], batch["labels"])
+        assert not (restored == tokenizer.mask_token_id).any()
+
+
+def test_masks_are_new_in_each_epoch_and_validation_is_the_same_always(corpus):
+    data = ready(corpus(documents(), held_out=0.3))
+    first, again = ([b["rows"].tolist() for b in data.val_dataloader()] for _ in range(2))
+    assert first == again
+
+    class Epoch:
+        current_epoch = 0
+
+    data.trainer = Epoch()
+    zero = [b["input_ids"].tolist() for b in data.train_dataloader()]
+    assert [b["input_ids"].tolist() for b in data.train_dataloader()] == zero
+    Epoch.current_epoch = 1
+    assert [b["input_ids"].tolist() for b in data.train_dataloader()] != zero
+
+
+def test_rare_tokens_are_masked_by_their_counts_in_the_corpus(corpus):
+    data = ready(corpus(["w5 " * 12 + "w6"] * 40, mask_smoothing=0.7))
+    ratio = data.masking.weights[6] / data.masking.weights[5]
+    assert ratio.item() == pytest.approx(12**0.7, rel=1e-6)
+    assert data.masking.weights[7] == 1.0
+
+
+def test_the_number_of_sequences_can_be_limited(corpus):
+    data = ready(corpus(documents(), max_sequences=10))
+    assert sum(len(batch["input_ids"]) for batch in data.train_dataloader()) == 10
+    assert len(data.val_rows) == 32
+
+
+def test_at_least_one_block_is_held_out_however_small_the_share(corpus):
+    data = ready(corpus(documents(), held_out=0.001))
+    assert len(data.val_rows) == 32
+
+
+def test_nothing_is_held_out_where_nothing_is_wanted(corpus):
+    data = ready(corpus(documents(), held_out=0.0))
+    assert len(data.val_rows) == 0
+    assert len(data.train_rows) == 320
+
+
+@pytest.mark.parametrize("kind", ["txt.gz", "jsonl", "csv", "parquet"])
+def test_other_files_are_read_as_text_files_are(kind, corpus, tmp_path):
+    texts = [words(20, start=i) for i in range(70)]
+    expected = stored(ready(corpus(texts)))
+    path = tmp_path / f"other.{kind}"
+    if kind == "txt.gz":
+        path.write_bytes(gzip.compress("\n".join(texts).encode()))
+    elif kind == "jsonl":
+        path.write_text("\n".join(json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)))
+    elif kind == "csv":
+        path.write_text("id,text\n" + "\n".join(f"{i},{text}" for i, text in enumerate(texts)) + "\n")
+    else:
+        from datasets import Dataset
+
+        Dataset.from_dict({"text": texts}).to_parquet(path)
+    assert stored(ready(corpus(name=path.name))) == expected
+
+
+def test_the_tokenised_is_kept_and_made_anew_for_another_file_vocabulary_or_length(corpus, make_tokenizer, tmp_path):
+    first = ready(corpus(documents())).folder
+    made = first.stat().st_mtime_ns
+    again = corpus(batch_size=8, mask_share=0.3, seed=5)
+    again.prepare_data()
+    assert again.folder == first
+    assert first.stat().st_mtime_ns == made
+    others = [
+        corpus(max_length=16).folder,
+        corpus(join_lines=True).folder,
+        corpus(tokenizer=make_tokenizer(96)).folder,
+        corpus(documents()[:300]).folder,
+    ]
+    assert len({first, *others}) == 5
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
+
+
+def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
+    data = corpus([words(5)] * 50)
+    with pytest.raises(ValueError, match=r"text\.txt: no text to train on is in there \(sequences of 12 tokens or more\)"):
+        data.prepare_data()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_damaged_cache_is_reported_with_its_folder(corpus):
+    data = corpus(documents())
+    data.prepare_data()
+    for file in data.folder.glob("*.arrow"):
+        file.write_bytes(b"not arrow")
+    with pytest.raises(ValueError, match=rf"{data.folder.name}: this tokenised corpus is damaged .* Delete the folder"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"max_length": 65}, r"data\.max_length=65: this tokenizer's model reads 64 at most"),
+        ({"source": ["absent.txt", "missing.txt"]}, r"data\.source: absent\.txt, missing\.txt cannot be found"),
+        ({"source": "absent.txt"}, r"data\.source: absent\.txt cannot be found\. Give text files or a hub name"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_a_sentence(other, words, corpus):
+    with pytest.raises(ValueError, match=words):
+        corpus(**other).prepare_data()
+
+
+def test_a_file_without_a_text_column_is_refused(corpus):
+    data = corpus('{"body": "w5"}\n', name="rows.jsonl")
+    with pytest.raises(ValueError, match=r"data\.source: a column 'text' is wanted, and the columns are body"):
+        data.prepare_data()
+
+
+def test_too_few_sequences_to_hold_any_out_are_refused(corpus):
+    data = corpus([words(20)] * 20)
+    data.prepare_data()
+    with pytest.raises(ValueError, match=r"text\.txt: 20 sequences are too few to hold 0\.1 out"):
+        data.setup("fit")
+
+
+def test_a_share_that_is_none_and_a_tokenizer_without_mask_are_refused(corpus):
+    data = corpus(documents(), mask_share=1.5)
+    data.prepare_data()
+    with pytest.raises(ValueError, match=r"data\.mask_share: 1\.5 is not a share"):
+        data.setup("fit")
+    table = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{i}": i - 1 for i in range(5, 98)}
+    bare = BertTokenizerFast(vocab=table, model_max_length=64)
+    bare.mask_token = None
+    data = corpus(documents(), tokenizer=bare)
+    data.prepare_data()
+    with pytest.raises(ValueError, match=r"no mask token"):
+        data.setup("fit")
+
+
+def test_reading_leaves_the_global_generator_alone(corpus):
+    data = ready(corpus(documents()))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    list(data.train_dataloader())
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,262 @@
+"""From tab-separated files to batches, and every refusal on the way."""
+
+import pytest
+import torch
+
+from kd_lightning.data.glue import LabelledText
+
+SENTENCES = [f"w{10 + i} w20 w30" + " w40" * (i % 5) for i in range(22)]
+
+
+@pytest.fixture
+def task(tmp_path, tokenizer):
+    """A task over files written to a folder: split -> text of its file."""
+
+    def make(texts: dict[str, str], **other) -> LabelledText:
+        folder = tmp_path / "glue" / "Task"
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, text in texts.items():
+            (folder / f"{split}.tsv").write_text(text, encoding="utf-8", newline="\n")
+        given = {
+            "tokenizer": tokenizer,
+            "name": "demo",
+            "root": str(tmp_path / "glue"),
+            "folder": "Task",
+            "hub": None,
+            "files": {name: f"{name}.tsv" for name in ("train", "validation", "test", "unlabelled")},
+            "columns": None,
+            "text": ["sentence"],
+            "label": "label",
+            "labels": ["bad", "good"],
+            "values": None,
+            "max_length": 32,
+            "batch_size": 4,
+            "unlabelled": False,
+            "workers": 0,
+            "seed": 1,
+        }
+        return LabelledText(**given | other)
+
+    return make
+
+
+def table(rows: list[tuple], header: str | None = "sentence\tlabel") -> str:
+    lines = ["\t".join(str(field) for field in row) for row in rows]
+    return "\n".join([*([header] if header else []), *lines]) + "\n"
+
+
+def labelled(count: int = 22, values: tuple = ("bad", "good")) -> str:
+    return table([(SENTENCES[i], values[i % len(values)]) for i in range(count)])
+
+
+def both(**other) -> dict[str, str]:
+    return {"train": labelled(), "validation": labelled(9)} | other
+
+
+def examples(loader) -> dict[tuple, float]:
+    """Tokens without padding -> label."""
+    found = {}
+    for batch in loader:
+        for ids, mask, label in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+            found[tuple(ids[mask.bool()].tolist())] = label.item()
+    return found
+
+
+def test_every_row_becomes_one_example_with_its_label(task, tokenizer):
+    data = task(both())
+    data.prepare_data()
+    expected = {tuple(tokenizer(text).input_ids): i % 2 for i, text in enumerate(SENTENCES)}
+    assert examples(data.train_dataloader()) == expected
+    assert len(examples(data.val_dataloader())) == 9
+    assert not data.has_test
+
+
+def test_a_batch_is_padded_to_its_longest_and_typed(task, tokenizer):
+    data = task(both())
+    data.prepare_data()
+    batches = list(data.train_dataloader())
+    assert len(batches) == 6
+    for batch in batches:
+        lengths = batch["attention_mask"].sum(1)
+        assert {name: tensor.dtype for name, tensor in batch.items()} == dict.fromkeys(batch, torch.int64)
+        assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
+        assert batch["input_ids"].shape == (len(lengths), int(lengths.max()))
+        assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
+
+
+def test_files_may_write_classes_as_they_like(task):
+    data = task({"train": labelled(values=("1", "0")), "validation": labelled(4, ("0", "1"))}, values=["0", "1"])
+    data.prepare_data()
+    assert data.splits["train"]["label"][:4] == [1, 0, 1, 0]
+    assert data.splits["validation"]["label"] == [0, 1, 0, 1]
+
+
+def test_a_file_may_have_no_header_and_columns_that_do_not_matter(task):
+    rows = table([("gj04", i % 2, "*", SENTENCES[i]) for i in range(8)], header=None)
+    columns = ["source", "label", "star", "sentence"]
+    data = task({"train": rows, "validation": rows}, columns=columns, values=["0", "1"])
+    data.prepare_data()
+    assert data.splits["train"]["label"] == [0, 1] * 4
+    assert len(data.splits["train"]) == 8
+
+
+def test_pairs_are_read_as_two_segments_and_truncated_together(task, tokenizer):
+    rows = table([("w10 w11", "w12 " * 40, "bad"), ("w13", "w14", "good")], header="a\tb\tlabel")
+    data = task({"train": rows, "validation": rows}, text=["a", "b"], max_length=16)
+    data.prepare_data()
+    (batch,) = data.val_dataloader()
+    assert batch["attention_mask"].sum(1).tolist() == [5, 16]
+    assert batch["input_ids"].tolist() == [
+        [2, 13, 3, 14, 3] + [0] * 11,
+        [2, 10, 11, 3] + [12] * 11 + [3],
+    ]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1] + [0] * 11, [0] * 4 + [1] * 12]
+    assert batch["labels"].tolist() == [1, 0]
+
+
+def test_quotation_marks_and_blanks_are_text(task, tokenizer):
+    rows = table([('"w10 w11', "bad"), ("w12 'w13\"", "good")])
+    data = task({"train": rows, "validation": rows})
+    data.prepare_data()
+    assert len(data.splits["train"]) == 2
+    windows = task({"train": rows.replace("\n", "\r\n"), "validation": rows})
+    windows.prepare_data()
+    assert windows.splits["train"]["input_ids"] == data.splits["train"]["input_ids"]
+    assert windows.splits["train"]["label"] == [0, 1]
+
+
+def test_a_regression_has_scores(task):
+    rows = table([(SENTENCES[i], i / 4) for i in range(8)])
+    data = task({"train": rows, "validation": rows}, labels=["similarity"])
+    data.prepare_data()
+    found = examples(data.val_dataloader())
+    assert sorted(found.values()) == [i / 4 for i in range(8)]
+    assert next(iter(data.val_dataloader()))["labels"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_unlabelled_rows_are_trained_on_only_when_asked_for(regression, task):
+    kind = {"labels": ["similarity"]} if regression else {}
+    rows = table([(SENTENCES[i], 0.5 if regression else "bad") for i in range(6)])
+    more = table([(f"w50 w{60 + i}",) for i in range(5)], header="sentence")
+    files = {"train": rows, "validation": rows, "unlabelled": more}
+    without = task(files, **kind)
+    without.prepare_data()
+    assert len(examples(without.train_dataloader())) == 6
+    data = task(files, unlabelled=True, **kind)
+    data.prepare_data()
+    labels = torch.cat([batch["labels"] for batch in data.train_dataloader()])
+    assert len(labels) == 11
+    assert int((labels.isnan() if regression else labels == -100).sum()) == 5
+    assert len(examples(data.val_dataloader())) == 6
+
+
+@pytest.mark.parametrize("present", [("train", "validation"), ("train", "validation", "test")])
+def test_wanting_unlabelled_rows_wants_no_other_file(present, task):
+    """A task that names no such file has none, and a test file stays optional."""
+    data = task(both(), unlabelled=True, files={name: f"{name}.tsv" for name in present})
+    data.prepare_data()
+    assert len(examples(data.train_dataloader())) == 22
+    assert not data.has_test
+
+
+def test_a_test_split_counts_only_where_it_has_labels(task):
+    data = task(both(test=labelled(5)))
+    data.prepare_data()
+    assert data.has_test
+    assert len(examples(data.test_dataloader())) == 5
+    withheld = task(both(test=table([(0, SENTENCES[0])], header="index\tsentence")))
+    withheld.prepare_data()
+    assert not withheld.has_test
+
+
+def test_epochs_come_in_different_orders_and_validation_in_one(task):
+    data = task(both())
+    data.prepare_data()
+
+    class Epoch:
+        current_epoch = 0
+
+    data.trainer = Epoch()
+
+    def order(loader) -> list[int]:
+        return [ids for batch in loader for ids in batch["input_ids"][:, 1].tolist()]
+
+    first = order(data.train_dataloader())
+    assert order(data.train_dataloader()) == first
+    Epoch.current_epoch = 1
+    assert order(data.train_dataloader()) != first
+    assert sorted(order(data.train_dataloader())) == sorted(first)
+    assert order(data.val_dataloader()) == order(data.val_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("files", "other", "words"),
+    [
+        ({}, {"max_length": 65}, r"task\.max_length=65: this model reads 64 tokens at most"),
+        ({}, {"root": None}, r"task demo: give task\.root=<folder> or task\.hub=\[data set, configuration\]"),
+        ({}, {}, r"task demo: .*train\.tsv cannot be found"),
+        ({"train": labelled()}, {}, r"task demo: .*validation\.tsv cannot be found"),
+        (both(), {"unlabelled": True}, r"task demo: .*unlabelled\.tsv cannot be found"),
+        (
+            both(train=table([("w5", "bad")], header="text\tlabel")),
+            {},
+            r"train\.tsv has no column sentence; its columns are text, label",
+        ),
+        (
+            both(train=table([("w5", "bad")], header="text\tclass")),
+            {},
+            r"train\.tsv has no column sentence and label; its columns are text, class",
+        ),
+        (both(train="sentence\tlabel\nw5\tbad\nw6\n"), {}, r"train\.tsv, line 3 has 1 fields, but column label is the 2th"),
+        (both(validation="sentence\tlabel\n"), {}, r"validation\.tsv has no rows"),
+        (both(train=labelled(values=("bad", "fine"))), {}, r"row 2 of train has the label 'fine'; known are bad, good"),
+        (both(train=labelled(values=("1.5", "much"))), {"labels": ["score"]}, r"row 2 of train has the score 'much', not a"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_a_sentence(files, other, words, task):
+    with pytest.raises(ValueError, match=words):
+        task(files, **other).prepare_data()
+
+
+def test_an_empty_file_is_refused(task):
+    with pytest.raises(ValueError, match=r"train\.tsv has no"):
+        task(both(train="")).prepare_data()
+
+
+class TestFromTheHub:
+    """The hub's own loader is replaced by the data set it would return; nothing of ours is."""
+
+    @pytest.fixture(autouse=True)
+    def offline(self, monkeypatch):
+        from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+        classes = ClassLabel(names=["bad", "good"])
+        features = Features({"sentence": Value("string"), "label": classes})
+
+        def split(labels: list[int]) -> Dataset:
+            rows = {"sentence": SENTENCES[: len(labels)], "label": labels}
+            return Dataset.from_dict(rows, features=features)
+
+        def load(name, configuration):
+            assert (name, configuration) == ("nyu-mll/glue", "sst2")
+            return DatasetDict(train=split([0, 1] * 6), validation=split([1, 0, 1]), test=split([-1] * 4))
+
+        monkeypatch.setattr("kd_lightning.data.glue.load_dataset", load)
+
+    def test_its_splits_and_classes_are_read(self, task):
+        data = task({}, root=None, hub=["nyu-mll/glue", "sst2"])
+        data.prepare_data()
+        assert data.splits["train"]["label"] == [0, 1] * 6
+        assert data.splits["validation"]["label"] == [1, 0, 1]
+        assert not data.has_test
+
+    def test_its_classes_may_come_in_another_order(self, task):
+        data = task({}, root=None, hub=["nyu-mll/glue", "sst2"], labels=["good", "bad"], values=["1", "0"])
+        data.prepare_data()
+        assert data.splits["validation"]["label"] == [0, 1, 0]
+
+    def test_other_classes_are_refused(self, task):
+        data = task({}, root=None, hub=["nyu-mll/glue", "sst2"], labels=["bad", "fine"])
+        with pytest.raises(ValueError, match=r"task demo: .*good.*; known are bad, fine"):
+            data.prepare_data()

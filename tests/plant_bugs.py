@@ -1,0 +1,79 @@
+"""Do the tests bite? `python tests/plant_bugs.py [pytest options]` plants one bug at a time in a copy and runs them.
+
+Prints a table, bug -> the first test that failed, and fails if a bug survived. Give -x to stop at each bug's first failure.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SLOW = ("tests/test_conf.py", "tests/test_readme.py", "tests/data/test_docs.py")  # they look elsewhere
+REAL = 'return batch["attention_mask"].flatten().nonzero().squeeze(-1)'
+BUGS = {  # name -> (file, text, replacement) ...
+    "padding counts as real positions": [("terms", REAL, REAL.replace('["attention_mask"]', '["input_ids"].ge(0)'))],
+    "padded keys count in attention": [("terms", "key * real.to(key.dtype)", "key")],
+    "attention where key or query is real": [("terms", "query * real.to(query.dtype) if self.valid_only else query", "query")],
+    "masking draws words or real positions": [
+        ("data/masking", "self.weights[flat] * attention_mask.flatten()", "self.weights[flat] + attention_mask.flatten()")
+    ],
+    "KL reversed": [("losses", "F.kl_div(log_student, log_teacher,", "F.kl_div(log_teacher, log_student,")],
+    "temperature squared dropped": [("losses", "return temperature**2 * F.kl_div", "return F.kl_div")],
+    "KL averaged over classes too": [("losses", 'reduction="batchmean"', 'reduction="mean"')],
+    "attention of the layer below": [("encoder", "captured[k - 1]", "captured[k - 2]")],
+    "uniform map of the wrong stride": [("layer_maps", "m * teacher // student)", "(m - 1) * teacher // student + 1)")],
+    "teacher awake": [("distiller", "self.teacher.eval()", "self.teacher.train(mode)")],
+    "teacher trainable": [
+        ("distiller", "teacher.requires_grad_(False).eval()", "teacher.eval()"),
+        ("distiller", "decay_groups([self.student, self.objective],", "decay_groups([self],"),
+    ],
+    "teacher saved": [("distiller", 'if not k.startswith("teacher.")', "if k")],
+    "weights ignored": [("objective", "self.terms[name].weight * part", "part")],
+    "metrics not reset": [("callback/metrics", "self.measured[who].reset()", "")],
+    "agreement not reset": [("callback/metrics", "self.agreement.reset()", "")],
+    "valid_only divided by (sum of n)²": [("terms", "mask.sum(1).square().sum()", "mask.sum().square()")],
+}
+
+
+def failures(changes: list[tuple[str, str, str]], options: list[str]) -> list[str]:
+    """The tests that fail in a copy of the repository with these changes."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "copy")
+        for name in ("kd_lightning", "tests", "conf"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "train.py"):
+            shutil.copy(ROOT / name, copy)
+        for name, text, replacement in changes:
+            file = copy / "kd_lightning" / f"{name}.py"
+            source = file.read_text(encoding="utf-8")
+            if source.count(text) != 1:
+                sys.exit(f"{name}.py holds {source.count(text)} times, not once: {text}")
+            file.write_text(source.replace(text, replacement), encoding="utf-8")
+        ignored = [f"--ignore={copy / name}" for name in SLOW]
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *ignored, *options, "tests"]
+        environment = os.environ | {"PYTHONPATH": str(copy)}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 1):
+            sys.exit(f"pytest did not run:\n{done.stdout}\n{done.stderr}")
+    red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return [line.split(" ", 1)[1].split(" - ")[0] for line in red]
+
+
+def main() -> None:
+    options = sys.argv[1:]
+    if red := failures([], options):
+        sys.exit("the tests fail without any bug: " + ", ".join(red))
+    survivors = []
+    for name, changes in BUGS.items():
+        red = failures(changes, options)
+        print(f"{name:40} {len(red):4}  {red[0] if red else 'SURVIVED'}", flush=True)
+        if not red:
+            survivors.append(name)
+    sys.exit(f"survived: {', '.join(survivors)}" if survivors else None)
+
+
+if __name__ == "__main__":
+    main()

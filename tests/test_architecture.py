@@ -1,0 +1,114 @@
+"""The house keeps its own rules: imports point one way, files stay small."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "kd_lightning"
+FILES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("*.py"))}
+CORE = {  # module -> what of ours it may import
+    "views": set(),
+    "losses": set(),
+    "layer_maps": set(),
+    "chunks": {"views"},
+    "terms": {"views", "losses", "layer_maps", "chunks"},
+    "objective": {"views", "terms"},
+    "distiller": {"views", "terms", "objective"},
+    "encoder": {"views"},
+}
+LEAVES = ("method", "student", "data", "callback")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            found.add(node.module or ".")
+            if node.level:
+                found.add("." * node.level)
+    return found
+
+
+def ours(name: str) -> set[str]:
+    """Of these, modules of this package: "data/batches" for kd_lightning.data.batches."""
+    dotted = {module.removeprefix("kd_lightning.").replace(".", "/") for module in imported(FILES[name])}
+    return dotted & FILES.keys()
+
+
+def test_the_rules_are_about_files_that_exist():
+    assert set(CORE) <= set(FILES)
+    assert ours("terms") == CORE["terms"]
+    assert ours("data/corpus") >= {"data/batches", "data/masking"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_are_absolute(name):
+    assert not {module for module in imported(FILES[name]) if module.startswith(".")}
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_imports_only_what_lies_below_it(name):
+    assert ours(name) <= CORE[name]
+
+
+def test_losses_import_torch_only():
+    assert {module.split(".")[0] for module in imported(FILES["losses"])} == {"torch"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("data/")])
+def test_data_imports_nothing_of_ours_but_data(name):
+    assert all(module.startswith("data/") for module in ours(name))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("student/")])
+def test_students_know_views_and_never_that_they_are_taught(name):
+    assert all(module in ("views", "layer_maps", "encoder") or module.startswith("student/") for module in ours(name))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("method/")])
+def test_methods_import_the_core_and_students_at_most(name):
+    assert all(module in CORE or module.startswith(("method/", "student/")) for module in ours(name))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("callback/")])
+def test_callbacks_import_the_core_and_callbacks_at_most(name):
+    assert all(module in CORE or module.startswith("callback/") for module in ours(name))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "/" not in name])
+def test_only_yaml_imports_leaves(name):
+    assert not {module for module in ours(name) if module.startswith(LEAVES)}
+
+
+def test_no_file_has_a_name_without_a_reason():
+    names = {Path(name).name for name in FILES} | {part for name in FILES for part in Path(name).parts[:-1]}
+    assert not names & {"utils", "util", "common", "helpers", "helper", "base", "types", "misc"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_holds_two_ideas(name):
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 250
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_users_get_value_errors(name):
+    """No assert and no blanket except in library code."""
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.Assert), f"assert in line {node.lineno}"
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else "everything"
+            assert not re.search(r"\b(everything|Exception|BaseException)\b", caught), f"blanket except in line {node.lineno}"
+
+
+def test_no_path_of_a_machine_is_written_down():
+    sources = [*FILES.values(), ROOT / "train.py", ROOT / "pyproject.toml", *(ROOT / "conf").rglob("*.yaml")]
+    absolute = re.compile(r"(?<![\w.$}<>~/:-])/(work|tmp|home|root|Users|mnt|data|opt)/")
+    lines = [(path, line) for path in sources for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [(path.name, line) for path, line in lines if absolute.search(line)] == []
