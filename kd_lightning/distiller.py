@@ -70,6 +70,9 @@ class Distiller(L.LightningModule):
         loss, parts = self.objective(*self.views(batch), batch)
         self._log("val", loss, parts, len(batch["input_ids"]))
 
+    def test_step(self, batch: Batch, _: int) -> None:
+        """Nothing of its own: the metrics callback measures student and teacher on the batch."""
+
     def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], size: int) -> None:
         self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"{split}/loss/{name}": part for name, part in parts.items()}, prog_bar=True, batch_size=size)

@@ -1,6 +1,8 @@
 """One stage: build, fit, measure, export."""
 
+import logging
 import shutil
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -10,6 +12,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.artifact import measure, save
+
+
+# What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
+# a deprecation inside Lightning itself.
+MEANT = (
+    r".*in eval mode at the start of training",
+    r".*smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",
+    r".*does not have many workers",
+    r".*LeafSpec.* is deprecated",
+)
 
 
 def native_precision() -> str:
@@ -39,6 +52,9 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
     """
     work = Path(f"{cfg.artifact}.run")
     resume = _checkpoint(cfg.ckpt_path, work)
+    for message in MEANT:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller, data = build(cfg)
     data.prepare_data()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -96,7 +96,7 @@ class TeacherAndStudent(L.Callback):
         if module.teacher is not None:
             if split not in self.teacher:
                 self.teacher[split] = self._compute("teacher")
-                self._report(main, split)
+                self._report(trainer, split)
             logged |= {f"{split}/teacher/{name}": value for name, value in self.teacher[split].items()}
             if self.teacher[split][main]:
                 logged[f"{split}/retention"] = logged[f"{split}/student/{main}"] / self.teacher[split][main]
@@ -112,9 +112,9 @@ class TeacherAndStudent(L.Callback):
         self.measured[who].reset()
         return values
 
-    def _report(self, main: str, split: str) -> None:
+    def _report(self, trainer: L.Trainer, split: str) -> None:
         values = self.teacher[split]
-        rank_zero_info("Teacher on %s: %s", split, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+        trainer.print(f"The teacher's {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         total = int(self.counts.sum())
         if "accuracy" in values and total and values["accuracy"] <= (majority := int(self.counts.max()) / total):
             rank_zero_warn(

@@ -64,7 +64,7 @@ def distil(engine, labels=LABELS) -> DistilBERTTask:
     return DistilBERTTask(temperature=1.0, soft=1.0, gold=1.0, **engine(*networks, lr=0.0))
 
 
-@pytest.mark.parametrize("sanity", [0, -1])
+@pytest.mark.parametrize("sanity", [0, 1, -1])
 def test_each_epoch_is_measured_for_itself(sanity, engine, fit):
     """Eight examples in batches of 5 and 3; the teacher is wrong, by one class, on two of them."""
     batches = [batch([0, 1, 2, 0, 1], [0, 1, 2, 1, 1]), batch([2, 0, 0], [2, 0, 1])]
