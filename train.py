@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.chain import finished, plan
 from kd_lightning.report import show_plan, show_table
@@ -17,6 +18,7 @@ from kd_lightning.run import run
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float:
     overrides = list(HydraConfig.get().overrides.task)
+    disable_progress_bar()  # of transformers' loading and saving, which takes no time
     try:
         runs = plan(cfg, overrides)
         show_plan(runs)

@@ -174,9 +174,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--precision", nargs="+", choices=LIMITS, default=list(LIMITS), help="of ours (default both)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--dropout", type=float, default=0.0, help="while the clock runs; the check is without (default 0)"
-    )
+    parser.add_argument("--dropout", type=float, default=0.0, help="while the clock runs; the check is without (default 0)")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -77,9 +77,7 @@ class Workload:
 
 def tokenizer(vocabulary: int) -> BertTokenizerFast:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    return BertTokenizerFast(
-        vocab={word: i for i, word in enumerate(special)} | {f"t{i}": i for i in range(5, vocabulary)}
-    )
+    return BertTokenizerFast(vocab={word: i for i, word in enumerate(special)} | {f"t{i}": i for i in range(5, vocabulary)})
 
 
 def bert(vocabulary: int = 30522, **shape: int) -> BertConfig:

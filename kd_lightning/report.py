@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 from kd_lightning.artifact import latency, parameters
 from kd_lightning.chain import finished
 
-console = Console(width=None if Console().is_terminal else 110)
+console = Console(markup=False, width=None if Console().is_terminal else 110)
 
 
 def show_plan(runs: list[DictConfig]) -> None:
@@ -56,7 +56,8 @@ def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
         writer.writeheader()
         writer.writerows(table)
     machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32"
-    shown = Table(title=cfg.artifact, caption=machine, title_justify="left", caption_justify="left")
+    console.print(cfg.artifact, highlight=False, soft_wrap=True)
+    shown = Table(caption=machine, caption_justify="left")
     for column in table[0]:
         shown.add_column(column, justify="left" if column == "model" else "right")
     for row in table:

@@ -30,9 +30,12 @@ class Summary(Callback):
             writer = csv.DictWriter(file, fieldnames=columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        table = Table(title=str(folder / "summary.csv"), title_justify="left")
-        for column in columns:
+        shown = [c for c in columns if c == "value" or len({row.get(c) for row in self.rows}) > 1]
+        table = Table()
+        for column in shown:
             table.add_column(column)
         for row in self.rows:
-            table.add_row(*(row.get(column, "") for column in columns))
-        Console().print(table)
+            table.add_row(*(row.get(column, "") for column in shown))
+        console = Console(markup=False)
+        console.print(f"{self.rows[0]['metric']} of each job, also in {folder / 'summary.csv'}", soft_wrap=True)
+        console.print(table)

@@ -137,4 +137,6 @@ def test_validation_without_a_graph_gives_the_same_value(mode):
     student, teacher = leaves(1), leaves(2)
     with mode():
         value = mean_over_rows(kl_divergence, Readout(*student), Readout(*teacher), 5)
+        nothing = mean_over_rows(cross_entropy, Readout(*leaves(1, rows=0)), LABELS[:0], 5)
     assert value.item() == pytest.approx(kl_divergence(F.linear(*student), F.linear(*teacher)).item(), rel=1e-5)
+    assert nothing.item() == 0

@@ -200,7 +200,15 @@ def test_a_saved_masked_lm_is_found_again(tmp_path, make_encoder, corpus_batch):
     assert again.spec == encoder.spec
     with torch.no_grad():
         assert_close(again(batch, ALL).logits(batch["rows"]), encoder(batch, ALL).logits(batch["rows"]), rtol=0, atol=0)
-    assert masked_lm(tmp_path, "bfloat16").model.dtype == torch.bfloat16
+    assert again.spec.trained_head
+
+
+def test_weights_are_float32_however_they_are_stored(tmp_path, make_encoder):
+    encoder = make_encoder()
+    encoder.model.half().save_pretrained(tmp_path)
+    encoder.tokenizer.save_pretrained(tmp_path)
+    assert masked_lm(tmp_path).model.dtype == torch.float32
+    assert classifier(tmp_path, LABELS).model.dtype == torch.float32
 
 
 def test_a_masked_lm_becomes_a_classifier_with_a_new_head(tmp_path, make_encoder, task_batch):
@@ -213,6 +221,10 @@ def test_a_masked_lm_becomes_a_classifier_with_a_new_head(tmp_path, make_encoder
     for name, tensor in encoder.model.bert.named_parameters():
         assert_close(ours.model.bert.get_parameter(name), tensor)
     assert classifier(tmp_path, ("similarity",)).model.config.problem_type == "regression"
+    assert not ours.spec.trained_head
+    ours.model.save_pretrained(tmp_path)
+    assert classifier(tmp_path, LABELS).spec.trained_head
+    assert not masked_lm(tmp_path).spec.trained_head
 
 
 def test_a_saved_classifier_keeps_its_head_and_loads_into_plain_transformers(tmp_path, make_encoder, task_batch):
@@ -242,12 +254,23 @@ def test_a_folder_without_a_model_is_refused(load, tmp_path):
         load(tmp_path)
 
 
-def test_a_folder_without_weights_is_refused(tmp_path, make_encoder):
+@pytest.mark.parametrize("damage", ["absent", "cut short", "not weights", "other sizes"])
+@pytest.mark.parametrize("load", [masked_lm, lambda path: classifier(path, LABELS)])
+def test_a_folder_without_sound_weights_is_refused(load, damage, tmp_path, make_encoder):
     encoder = make_encoder()
-    encoder.model.config.save_pretrained(tmp_path)
+    encoder.model.save_pretrained(tmp_path)
     encoder.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"no model could be loaded from there"):
-        masked_lm(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    if damage == "absent":
+        weights.unlink()
+    elif damage == "cut short":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif damage == "not weights":
+        weights.write_bytes(b"no weights are in here")
+    else:
+        make_encoder(hidden=16).model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"this model cannot be loaded"):
+        load(tmp_path)
 
 
 def test_the_exported_folder_names_no_attention_of_ours(tmp_path, make_encoder):

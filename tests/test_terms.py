@@ -402,6 +402,18 @@ def test_a_projection_shares_its_linears_as_its_mode_says(mode, same):
             r"labels: .* the same names in the same order",
         ),
         (
+            COUNT_REAL["soft"],
+            STUDENT,
+            Spec(layers=4, hidden=6, heads=2, vocabulary=11, trained_head=False),
+            r"soft targets: the teacher was loaded without a trained head.*with a masked-LM head, or set the weight",
+        ),
+        (
+            COUNT_REAL["soft"],
+            Spec(layers=2, hidden=4, heads=2, vocabulary=11, labels=("yes", "no"), trained_head=False),
+            Spec(layers=2, hidden=4, heads=2, vocabulary=11, labels=("yes", "no"), trained_head=False),
+            r"soft targets: .*with a classifier for this task \(stage=teacher\), or set the weight of this term to 0",
+        ),
+        (
             lambda: HiddenMatch(1, layers="last"),
             STUDENT,
             TEACHER,

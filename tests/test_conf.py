@@ -1,0 +1,120 @@
+"""Every configuration that can be named is composed, and every pair is built on tiny networks."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
+
+from kd_lightning.chain import plan
+from kd_lightning.run import build
+
+CONF = Path(__file__).parent.parent / "conf"
+PAIRS = sorted(tuple(path.stem.split("_")) for path in (CONF / "recipe").glob("*.yaml"))
+SCALES = sorted(path.stem for path in (CONF / "scale").glob("*.yaml"))
+TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+NAMED = ["corpus=[text.txt]", "teacher.pretrained=teacher"]  # what the scale laptop leaves to its user
+
+
+@pytest.fixture(autouse=True)
+def _hydra():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("method", "stage"), PAIRS)
+def test_every_pair_of_method_and_stage_composes_at_every_scale_without_a_missing_number(method, stage, scale):
+    cfg = compose("train", [f"method={method}", f"stage={stage}", f"scale={scale}", *NAMED])
+    cfg.teacher.path = cfg.student.path = "somewhere"
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert (cfg.method.name, cfg.stage.name, cfg.scale.name) == (method, stage, scale)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_composes_and_its_monitor_is_one_of_its_metrics(task):
+    cfg = compose("train", [f"task={task}"])
+    assert cfg.task.name == task
+    assert cfg.task.monitor in cfg.task.metrics
+    assert cfg.data.labels == cfg.task.labels
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment):
+    cfg = compose("train", [f"experiment={experiment}"])
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def test_a_pair_that_does_not_exist_is_refused_with_its_name():
+    with pytest.raises(MissingConfigException, match="distilbert_intermediate(.|\\n)*demo_distilbert_general"):
+        compose("train", ["method=distilbert", "stage=intermediate"])
+
+
+def test_the_chain_of_a_task_stage_runs_its_prerequisites_first_and_the_baseline_last():
+    overrides = ["experiment=demo", "artifacts=nowhere"]
+    runs = plan(compose("train", overrides), overrides)
+    assert [(run.method.name, run.stage.name) for run in runs] == [
+        ("finetune", "teacher"),
+        ("tinybert", "general"),
+        ("tinybert", "intermediate"),
+        ("tinybert", "task"),
+        ("finetune", "general"),
+        ("finetune", "task"),
+    ]
+    assert runs[3].student.path == runs[2].artifact
+    assert runs[3].teacher.path == runs[0].artifact
+
+
+def test_a_changed_loss_weight_moves_the_students_of_the_chain_and_leaves_the_teacher():
+    def artifacts(*overrides):
+        return [run.artifact for run in plan(compose("train", list(overrides)), list(overrides))]
+
+    plain, changed = artifacts("method=tinybert", "stage=task"), artifacts("stage=task", "method.attention=0")
+    assert plain[0] == changed[0]
+    assert all(a != b for a, b in zip(plain[1:], changed[1:], strict=True))
+    assert artifacts("stage=task", "method.attention=0.5") != changed
+
+
+def test_an_override_of_the_trainer_speaks_of_the_named_stage_alone():
+    overrides = ["stage=task", "trainer.max_epochs=7"]
+    runs = plan(compose("train", overrides), overrides)
+    assert runs[-1].trainer.max_epochs == 7
+    assert all(run.trainer.max_epochs != 7 for run in runs[:-1])
+
+
+def test_an_explicit_path_wins_over_a_prerequisite():
+    overrides = ["stage=prediction", "student.path=mine", "teacher.path=yours"]
+    runs = plan(compose("train", overrides), overrides)
+    assert len(runs) == 1
+    assert (runs[0].student.path, runs[0].teacher.path) == ("mine", "yours")
+
+
+def test_missing_prerequisites_are_refused_where_that_is_asked_for():
+    overrides = ["stage=task", "prerequisites=error", "artifacts=nowhere"]
+    with pytest.raises(ValueError, match="earlier stages are missing: nowhere/demo/docs_topic/teacher"):
+        plan(compose("train", overrides), overrides)
+
+
+def _saved(encoder, folder):
+    encoder.model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("method", "stage"), PAIRS)
+def test_every_pair_builds_on_tiny_networks(method, stage, tmp_path, make_encoder):
+    labelled = stage not in ("general",)
+    task = ["task.labels=[no,yes]", "task.max_length=16"] if labelled else ["data.max_length=16"]
+    overrides = [f"method={method}", f"stage={stage}", *task]
+    cfg = compose("train", [*overrides, "student.num_hidden_layers=2", "corpus=[x.txt]", f"cache={tmp_path}"])
+    if "hidden_size" in cfg.student:
+        cfg.student.hidden_size, cfg.student.num_attention_heads, cfg.student.intermediate_size = 16, 4, 32
+    folder = _saved(make_encoder(labels=("no", "yes") if labelled else ()), tmp_path / "model")
+    cfg.teacher.path = cfg.student.path = folder
+    if labelled:
+        cfg.task.root = str(tmp_path)
+    distiller, data = build(cfg)
+    assert distiller.student.spec.vocabulary == len(data.tokenizer)
+    assert list(distiller.objective.terms)

@@ -1,0 +1,140 @@
+"""The command line as a person uses it, on tiny networks and texts: chains, sweeps, resuming, and mistakes."""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "task=sst2",
+    "task.max_length=16",
+    "method=tinybert",
+    "student.hidden_size=16",
+    "student.intermediate_size=32",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, make_encoder):
+    """A folder with a teacher, a corpus and a task; the words of a class tell it."""
+    folder = tmp_path_factory.mktemp("place")
+    teacher = make_encoder()
+    teacher.tokenizer.model_max_length = 128
+    teacher.model.save_pretrained(folder / "teacher")
+    teacher.tokenizer.save_pretrained(folder / "teacher")
+    chance = random.Random(0)
+    lines = [" ".join(f"w{chance.randrange(5, 90)}" for _ in range(14)) for _ in range(60)]
+    (folder / "corpus.txt").write_text("\n\n".join(lines) + "\n")
+    (folder / "SST-2").mkdir()
+    for split, size in (("train", 40), ("dev", 20)):
+        rows = [f"w{chance.randrange(10, 40) + 40 * (n % 2)} w7 w8\t{n % 2}" for n in range(size)]
+        (folder / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+def train(place: Path, *overrides: str) -> subprocess.CompletedProcess:
+    named = [f"teacher.pretrained={place}/teacher", f"corpus=[{place}/corpus.txt]", f"glue={place}"]
+    folders = [f"artifacts={place}/artifacts", f"cache={place}/cache", f"hydra.run.dir={place}/run"]
+    sweep = [f"hydra.sweep.dir={place}/sweep"]
+    command = [sys.executable, "-W", "error::UserWarning:kd_lightning", "train.py"]
+    given = [o.split("=")[0] for o in overrides]
+    settings = [s for s in [*SMALL, *named, *folders, *sweep] if s.split("=")[0] not in given]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
+    return subprocess.run([*command, *overrides, *settings], cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def chain(place):
+    """The whole chain with its baseline, run once."""
+    return train(place, "stage=task", "compare=[{method: finetune, stage: task}]")
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def artifacts(place: Path) -> dict[str, Path]:
+    return {path.parent.name.rpartition("-")[0]: path.parent for path in (place / "artifacts").rglob("metrics.json")}
+
+
+def test_one_command_runs_the_whole_chain_and_prints_teacher_student_and_baseline(place, chain):
+    assert chain.returncode == 0, chain.stderr
+    for row in ("teacher", "tinybert task", "finetune task", "retention", "speed-up"):
+        assert row in chain.stdout
+    rows = table(artifacts(place)["tinybert"] / "table.csv")
+    assert [row["model"] for row in rows] == ["teacher", "tinybert task", "finetune task"]
+
+
+def test_a_run_prints_no_warning(chain):
+    assert "warning" not in chain.stderr.lower(), chain.stderr
+
+
+def test_every_artifact_is_a_folder_that_plain_transformers_loads(place, chain):
+    left = artifacts(place)
+    assert set(left) == {"teacher", "tinybert-general", "tinybert-intermediate", "tinybert", "finetune-general", "finetune"}
+    for name, folder in left.items():
+        auto_class = AutoModelForMaskedLM if name.endswith("general") else AutoModelForSequenceClassification
+        model, loaded = auto_class.from_pretrained(folder, output_loading_info=True)
+        assert not loaded["missing_keys"], name
+        assert not loaded["unexpected_keys"], name
+        assert {"README.md", "run.yaml", "tokenizer.json", "config.json"} <= {path.name for path in folder.iterdir()}
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_the_metrics_name_student_and_teacher_alike(place, chain):
+    metrics = json.loads((artifacts(place)["tinybert"] / "metrics.json").read_text())
+    assert {"val/student/accuracy", "val/teacher/accuracy", "val/retention", "val/agreement"} <= set(metrics)
+    assert metrics["val/retention"] == pytest.approx(metrics["val/student/accuracy"] / metrics["val/teacher/accuracy"])
+
+
+def test_finished_stages_are_reused_and_no_checkpoint_is_left(place, chain):
+    before = {path: path.stat().st_mtime for path in (place / "artifacts").rglob("model.safetensors")}
+    again = train(place, "stage=task")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("there already") == 4
+    assert before == {path: path.stat().st_mtime for path in (place / "artifacts").rglob("model.safetensors")}
+    assert not list((place / "artifacts").rglob("*.ckpt"))
+
+
+def test_a_sweep_over_a_loss_weight_gives_each_job_a_folder_and_one_summary(place, chain):
+    done = train(place, "-m", "stage=general", "method.attention=0,1", "method.hidden=0.5,1")
+    assert done.returncode == 0, done.stderr
+    summary = table(place / "sweep" / "summary.csv")
+    assert [(row["method.attention"], row["method.hidden"]) for row in summary] == [
+        ("0", "0.5"),
+        ("0", "1"),
+        ("1", "0.5"),
+        ("1", "1"),
+    ]
+    assert len({row["value"] for row in summary}) == 4
+    assert len(list((place / "artifacts" / "demo").glob("tinybert-general-*/metrics.json"))) >= 4
+    assert "summary.csv" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["stage=general", "corpus=[/nowhere/text.txt]"], "data.source: /nowhere/text.txt cannot be found"),
+        (["stage=general", "student.num_hidden_layers=3"], "uniform layer map: 4 teacher layers do not divide over 3"),
+        (["stage=general", "student.num_attention_heads=8"], "attention heads: the student has 8 and the teacher 4"),
+        (["stage=teacher", "glue=/nowhere"], "train.tsv cannot be found"),
+        (["stage=general", "teacher.pretrained=/nowhere/model"], "/nowhere/model: no model is there"),
+        (["stage=task", "prerequisites=error", "seed=3"], "earlier stages are missing"),
+        (["method=distilbert", "stage=intermediate"], "Could not find"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(place, tmp_path, overrides, sentence):
+    done = train(place, f"artifacts={tmp_path}/artifacts", *overrides)
+    assert done.returncode != 0
+    assert sentence in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "artifacts").exists()
