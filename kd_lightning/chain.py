@@ -65,7 +65,8 @@ def finished(cfg: DictConfig) -> bool:
     differing = sorted(key for key in made.keys() | wanted.keys() if made.get(key) != wanted.get(key))
     if differing:
         raise ValueError(
-            f"{folder} was made with other settings ({', '.join(differing[:5])}). Delete it, or choose artifacts=<another folder>."
+            f"{folder} was made with other settings ({', '.join(differing[:5])}). Delete it, or choose another folder with "
+            "artifacts=<folder>."
         )
     return True
 

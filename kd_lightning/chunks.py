@@ -66,7 +66,8 @@ def mean_over_rows(loss: Loss, student: Readout, target: Readout | Tensor, rows:
     if student.weight is None:
         return loss(student.features, target.logits() if isinstance(target, Readout) else target)
     if isinstance(target, Readout):
-        weight, bias = target.weight.to(target.features.dtype), target.bias.to(target.features.dtype)
+        dtype = target.features.dtype
+        weight, bias = target.weight.to(dtype), None if target.bias is None else target.bias.to(dtype)
         slices = lambda part: F.linear(target.features[part], weight, bias).float()  # noqa: E731
     else:
         slices = target.__getitem__

@@ -54,6 +54,9 @@ class Distiller(L.LightningModule):
         self.student_needs, self.teacher_needs = self.objective.bind(student.spec, teacher.spec if teacher else None)
         self.make_optimizer, self.weight_decay, self.schedule, self.warmup = optimizer, weight_decay, schedule, warmup
 
+    def on_fit_start(self) -> None:
+        self.train()  # from_pretrained leaves networks in eval mode, and Lightning leaves them as they are
+
     def views(self, batch: Batch) -> tuple[View, View]:
         teacher = View()
         if self.teacher_needs != Needs():

@@ -81,7 +81,12 @@ class Encoder(nn.Module):
         self.model, self.tokenizer = model, tokenizer
         config, base = model.config, model.base_model
         lists = [name for name, m in base.named_modules() if isinstance(m, nn.ModuleList)]
-        self._blocks = next(n for n in lists if len(base.get_submodule(n)) == config.num_hidden_layers)
+        self._blocks = next((n for n in lists if len(base.get_submodule(n)) == config.num_hidden_layers), "")
+        if not self._blocks:
+            raise ValueError(
+                f"{type(model).__name__}: it has no list of {config.num_hidden_layers} blocks, one a layer, so its layers "
+                "cannot be told apart. Choose another architecture, e.g. a BERT, RoBERTa or ELECTRA."
+            )
         accepted = inspect.signature(model.forward).parameters
         self._inputs = [name for name in INPUTS if name in accepted]
         projection = model.get_output_embeddings()

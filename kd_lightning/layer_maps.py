@@ -82,9 +82,8 @@ def resolve(layers: str | Sequence[Sequence[int]], student: int, teacher: int, l
 
 def resolve_copy(layers: str | Sequence[int], student: int, teacher: int) -> list[int]:
     """Which teacher layers (1..N) initialise student layers 1..M: a name, or M numbers in increasing order."""
-    if isinstance(layers, str):
-        return [t for _, t in resolve(layers, student, teacher)]
-    chosen = [int(layer) for layer in layers]
+    named = isinstance(layers, str)
+    chosen = [t for _, t in resolve(layers, student, teacher)] if named else [int(layer) for layer in layers]
     if len(chosen) != student:
         raise ValueError(f"layers to copy {chosen}: {len(chosen)} teacher layers are listed for {student} of the student.")
     if chosen != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > teacher:

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.artifact import measure, save
 
-
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
 # a deprecation inside Lightning itself.
 MEANT = (

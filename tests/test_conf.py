@@ -48,7 +48,7 @@ def test_every_experiment_composes(experiment):
 
 
 def test_a_pair_that_does_not_exist_is_refused_with_its_name():
-    with pytest.raises(MissingConfigException, match="distilbert_intermediate(.|\\n)*demo_distilbert_general"):
+    with pytest.raises(MissingConfigException, match=r"distilbert_intermediate(.|\n)*demo_distilbert_general"):
         compose("train", ["method=distilbert", "stage=intermediate"])
 
 

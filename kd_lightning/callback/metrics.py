@@ -91,6 +91,12 @@ class TeacherAndStudent(L.Callback):
                 metric.update(logits.squeeze(-1) if self.regression else logits.argmax(-1), labels)
 
     def _finish(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
+        if trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf"):  # a few batches are no measurement
+            self.counts.zero_()
+            self.predictions.clear()
+            for measure in (*self.measured.values(), self.agreement):
+                measure.reset()
+            return
         main = next(iter(self.factories))
         logged = {f"{split}/student/{name}": value for name, value in self._compute("student").items()}
         if module.teacher is not None:
@@ -116,7 +122,7 @@ class TeacherAndStudent(L.Callback):
         values = self.teacher[split]
         trainer.print(f"The teacher's {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         total = int(self.counts.sum())
-        if "accuracy" in values and total and values["accuracy"] <= (majority := int(self.counts.max()) / total):
+        if "accuracy" in values and total and values["accuracy"] <= (majority := int(self.counts.max()) / total) + 1e-6:
             rank_zero_warn(
                 f"The teacher's accuracy on {split} is {values['accuracy']:.3f}, no better than always saying the most "
                 f"frequent class ({majority:.3f}). It has nothing to teach here: was it fine-tuned on this task?"

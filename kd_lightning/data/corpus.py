@@ -126,7 +126,7 @@ class Corpus(L.LightningDataModule):
         self.data = data.with_format("arrow")
         block = np.arange(len(data)) // BLOCK
         every = max(1, round(1 / self.held_out)) if self.held_out else len(data) + 1
-        held = block % every == min(every - 1, block[-1])
+        held = (block % every == min(every - 1, block[-1])) & (self.held_out > 0)
         self.train_rows, self.val_rows = np.flatnonzero(~held), np.flatnonzero(held)
         if not len(self.train_rows):
             raise ValueError(f"{', '.join(self.source)}: {len(data)} sequences are too few to hold {self.held_out} out.")

@@ -1,6 +1,6 @@
 """Demo data without a download: the English prose in the docstrings of the installed Python and of some packages.
 
-A document is one docstring, or one text of the files in WHOLE. Source files are parsed and never imported. `build`
+A document is one docstring, or one text of the files in `prose.WHOLE`. `build`
 writes running text (corpus.txt) and two tasks as tab-separated values:
 
     docs_topic   which package is the paragraph from? No paragraph names one of the packages.
@@ -11,10 +11,8 @@ The train, dev, test and unlabelled rows share no docstring and no paragraph, an
 test docstring. Fields are never quoted; the first line of a .tsv file names the columns.
 """
 
-import ast
 import importlib.metadata
 import importlib.util
-import inspect
 import itertools
 import json
 import os
@@ -22,7 +20,6 @@ import platform
 import re
 import sysconfig
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -30,6 +27,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
+
+from kd_lightning.data.prose import key, pieces, prose, texts
 
 FORMAT = 3  # raise when the text or the tasks change: folders of another format are left alone
 PACKAGES = (  # what a run needs anyway and brings prose; the first to hold a paragraph keeps it
@@ -48,30 +47,6 @@ SPLITS = {  # share of the docstrings, rows at most
     "unlabelled": (0.68, 20_000),
 }
 SKIP = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "vendor", "_vendor", "vendored"}
-WHOLE = {"topics.py", "_torch_docs.py", "_tensor_docs.py", "_add_newdocs.py"}  # files of texts, not of code
-SHORTEST, LONGEST = 8, 1200  # words, characters of a paragraph
-
-ITEM = re.compile(  # how an item of a list begins: `- `, `1. `, `:param x: `, `name (type): `, `name : `
-    r"^(([-*+•]|\(?(\d{1,2}|[a-z])[.)]|:\w[^:`]*:|[*`\w.]+( ?\([^:]*\))? ?:)(\s+|$))+"
-)
-RULE = re.compile(r"([-=~^#\"*+_]\s?){3,}$")
-MARKUP = (
-    (re.compile(r"\[\[?([^\]\[]+)\]?\]\([^)\s]*\)"), r"\1"),  # [text](address)
-    (re.compile(r"\[(`[^`\]]+`)\]"), r"\1"),  # [`x`]
-    (re.compile(r"(?<!\w):[\w:+.-]+:(?=`)"), ""),  # :role:`x`
-    (re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}"), r"\1"),  # `text <address>`_
-    (re.compile(r"`+[~!]?(?:\.(?=[A-Z]))?([^`]+?)`+_{0,2}(?!\w)"), r"\1"),  # ``x``, `x`, `~.X`, `x`_
-    (re.compile(r"\s?\[[\w#*]+\]_"), ""),  # footnote [1]_
-    (re.compile(r"(?<![\w*])\*{1,2}([^\s*](?:[^*]*[^\s*])?)\*{1,2}(?![\w*])"), r"\1"),  # *x*, **x**
-)
-REFUSED = re.compile(  # code, mathematics, addresses, literature, licences
-    r"[{}|\\<>\[\]^$`*~@#]|==|::|://|---|\.\.\s|\.\.\.\s\w|\d--?\d"
-    r"|\b(TODO|FIXME|XXX|Copyright|[Ll]icensed?|et al|pp|vol)\b"
-)
-COMMON = re.compile(
-    r"\b(a|an|and|are|as|at|be|been|but|by|can|does|for|from|has|have|if|in|into|is|it|its|may|must|no|not|of|on|or"
-    r"|should|so|than|that|the|their|them|then|there|these|they|this|to|use|used|was|we|when|where|which|will|with|you)\b"
-)
 
 
 class Source(NamedTuple):
@@ -98,73 +73,6 @@ def installed() -> list[Source]:
         if spec and spec.origin:  # a folder of that name without code has no origin
             found.append(Source(name, importlib.metadata.version(name), Path(spec.origin).parent))
     return [*found, Source("python", platform.python_version(), Path(sysconfig.get_paths()["stdlib"]))]
-
-
-def docstrings(node: ast.AST) -> Iterator[str]:
-    """The docstrings of a module, of its classes and of its functions, in the order of the file."""
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        yield ast.get_docstring(node) or ""
-    for block in ("body", "handlers", "orelse", "finalbody"):
-        for child in getattr(node, block, ()):
-            yield from docstrings(child)
-
-
-def texts(file: Path) -> list[str]:
-    """What a source file documents; nothing if it cannot be parsed."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # templates, null bytes
-        return []
-    if file.name not in WHOLE:
-        return list(docstrings(tree))
-    strings = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return [inspect.cleandoc(s) for s in strings if isinstance(s, str) and "\n\n" in s]
-
-
-def pieces(text: str) -> Iterator[str]:
-    """A docstring cut at blank lines, at rules, where the indentation changes and before the items of a list."""
-    piece: list[str] = []
-    indent = 0
-    for line in text.expandtabs().splitlines():
-        bare, start = line.strip(), len(line) - len(line.lstrip())
-        apart = not bare or RULE.match(bare)
-        moved = start != indent and not bare[:1].islower()  # lower case: a hanging line of the same sentence
-        if piece and (apart or moved or ITEM.match(bare)):
-            yield " ".join(piece)
-            piece = []
-        if not apart:
-            piece.append(bare)
-            indent = start
-    if piece:
-        yield " ".join(piece)
-
-
-def prose(piece: str) -> str:
-    """The piece as plain text on one line, or "" if it does not read like English sentences."""
-    if len(piece.split()) < SHORTEST:
-        return ""
-    text = ITEM.sub("", piece)
-    for pattern, plain in MARKUP:
-        text = pattern.sub(plain, text)
-    text = " ".join(text.split())
-    keep = (
-        text.count(" ") + 1 >= SHORTEST
-        and len(text) <= LONGEST
-        and re.match(r"[A-Z]", text)
-        and re.search(r"[.!?][\"')]*$", text)
-        and not REFUSED.search(text)
-        and sum(c.isalpha() or c == " " for c in text) >= 0.9 * len(text)
-        and len(set(COMMON.findall(text.lower()))) >= 2
-        and text.isprintable()
-    )
-    return text if keep else ""
-
-
-def key(text: str) -> str:
-    """What near-duplicates share: the plain words in lower case, without names, numbers and identifiers."""
-    first, _, rest = text.partition(" ")
-    return " ".join([first.casefold(), *re.findall(r"(?<![\w.])[a-z]+(?![\w(]|\.\w)", rest)])
 
 
 def digest(text: str) -> int:

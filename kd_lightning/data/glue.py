@@ -72,7 +72,7 @@ class LabelledText(L.LightningDataModule):
         if self.splits:
             return
         for split in ("train", "validation", "test", "unlabelled"):
-            wanted = split in ("train", "validation") or (self.unlabelled and split in self.files)
+            wanted = split in ("train", "validation") or (split == "unlabelled" and self.unlabelled and split in self.files)
             rows = self._read(split, wanted)
             if rows is not None and (wanted or split == "test"):
                 self.splits[split] = self._tokenise(rows, split)
@@ -111,15 +111,21 @@ class LabelledText(L.LightningDataModule):
         """The columns that matter, as strings; None where this split does not exist and need not."""
         if self.folder is None:
             data = load_dataset(*self.hub)
-            if self.files.get(split) not in data:
+            if split not in data:
+                if wanted:
+                    raise ValueError(f"task {self.name}: {':'.join(self.hub)} has no split {split}; it has {', '.join(data)}.")
                 return None
-            rows = data[self.files[split]]
+            rows = data[split]
+            if self.label not in rows.column_names:
+                rows = rows.rename_column("label", self.label)  # the hub's name for whatever the files call it
+            if split == "test" and -1 in rows.unique(self.label):
+                return None  # the benchmark's own test labels are withheld
             names = getattr(rows.features[self.label], "names", None)
             if not names:
                 return rows
-            if split == "test" and -1 in rows.unique(self.label):
-                return None  # the benchmark's own test labels are withheld
-            return rows.map(lambda row: {self.label: self.values[self.labels.index(names[row[self.label]])]}, features=None)
+            written = dict(zip(self.labels, self.values, strict=True))
+            column = [written.get(names[i], names[i]) for i in rows[self.label]]
+            return rows.remove_columns(self.label).add_column(self.label, column)
         path = self.folder / self.files.get(split, "")
         if not path.is_file():
             if wanted:

@@ -1,31 +1,36 @@
 """A BERT from nothing: new weights, and a vocabulary learned from a corpus."""
 
+import hashlib
+import json
+import os
 from pathlib import Path
 
 import torch
 from datasets import load_dataset
 from tokenizers import BertWordPieceTokenizer
-from transformers import AutoModelForMaskedLM, BertConfig, BertTokenizerFast
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertTokenizerFast
 
 from kd_lightning.encoder import Encoder
 
 
-def bert(*, text_files: list[str], vocab_size: int, max_length: int, **shape: int) -> Encoder:
-    """A randomly initialised BERT masked LM of this shape with a WordPiece vocabulary learned from text_files.
+def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int, **shape: int) -> Encoder:
+    """A randomly initialised BERT masked LM of this shape with a lower-cased WordPiece vocabulary learned from text_files.
 
-    max_length: positions, special tokens included. shape: fields of `transformers.BertConfig`. Lower-cased, as
-    bert-base-uncased. Without dropout: a small model on one pass or a few over its text does not overfit.
+    max_length: positions, special tokens included. shape: fields of `transformers.BertConfig`. Without dropout: a small
+    model on a few passes over its text does not overfit. The vocabulary is learned once and kept under cache, since
+    learning it again may break ties differently, and a run that is resumed needs the same one.
     """
     absent = [name for name in text_files if not Path(name).is_file()]
     if absent:
         raise ValueError(f"student.text_files: {', '.join(absent)} cannot be found.")
-    learner = BertWordPieceTokenizer(lowercase=True)
-    lines = load_dataset("text", data_files=text_files, split="train").to_iterable_dataset()
-    learner.train_from_iterator((row["text"] for row in lines), vocab_size=vocab_size, min_frequency=2, show_progress=True)
-    vocabulary = learner.get_vocab()
-    tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True, model_max_length=max_length)
+    key = json.dumps([sorted((name, Path(name).stat().st_size) for name in text_files), vocab_size, max_length])
+    folder = Path(cache) / f"vocabulary-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
+    if not folder.exists():
+        _learn(text_files, vocab_size, max_length).save_pretrained(f"{folder}.unfinished")
+        os.replace(f"{folder}.unfinished", folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         max_position_embeddings=max_length,
         pad_token_id=tokenizer.pad_token_id,
         hidden_dropout_prob=0.0,
@@ -33,3 +38,10 @@ def bert(*, text_files: list[str], vocab_size: int, max_length: int, **shape: in
         **shape,
     )
     return Encoder(AutoModelForMaskedLM.from_config(config, dtype=torch.float32), tokenizer)
+
+
+def _learn(text_files: list[str], vocab_size: int, max_length: int) -> BertTokenizerFast:
+    learner = BertWordPieceTokenizer(lowercase=True)
+    lines = load_dataset("text", data_files=text_files, split="train").to_iterable_dataset()
+    learner.train_from_iterator((row["text"] for row in lines), vocab_size=vocab_size, min_frequency=2, show_progress=True)
+    return BertTokenizerFast(vocab=learner.get_vocab(), do_lower_case=True, model_max_length=max_length)
