@@ -61,12 +61,13 @@ def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     return {name: float(value) for name, value in sorted(metrics.items())}
 
 
-def save(cfg: DictConfig, command: str, metrics: dict[str, float], student: nn.Module) -> None:
-    """Write the artifact beside its place and move it there whole; the run's checkpoints are then removed."""
+def save(cfg: DictConfig, command: str, metrics: dict[str, float], distiller: L.LightningModule) -> None:
+    """Write the artifact beside its place and move it there whole. A head that no term has trained is left out."""
     folder = Path(cfg.artifact)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    model = student.model.cpu().eval()
+    student, headed = distiller.student, distiller.student_needs.logits
+    model = (student.model if headed else student.model.base_model).cpu().eval()
     model.to(getattr(torch, cfg.dtype)).save_pretrained(unfinished)
     model.float()
     student.tokenizer.save_pretrained(unfinished)
@@ -84,7 +85,7 @@ def save(cfg: DictConfig, command: str, metrics: dict[str, float], student: nn.M
             method=cfg.method.name,
             stage=cfg.stage.name,
             scale=cfg.scale.name,
-            loader="AutoModelForSequenceClassification" if student.spec.labels else "AutoModelForMaskedLM",
+            loader=type(model).__name__,
             rows=rows,
             command=command,
         ),

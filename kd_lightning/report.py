@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from kd_lightning.artifact import latency, parameters
 from kd_lightning.chain import finished
@@ -84,9 +84,9 @@ def _metrics(folder: str) -> dict[str, float]:
 
 
 def _load(folder: str) -> PreTrainedModel:
-    names = AutoConfig.from_pretrained(folder).architectures or [""]
-    classifies = "SequenceClassification" in names[0]
-    auto_class = AutoModelForSequenceClassification if classifies else AutoModelForMaskedLM
+    names = AutoConfig.from_pretrained(folder).architectures or ["BertModel"]
+    heads = {"SequenceClassification": AutoModelForSequenceClassification, "MaskedLM": AutoModelForMaskedLM}
+    auto_class = next((found for head, found in heads.items() if names[0].endswith(head)), AutoModel)
     return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
 
 

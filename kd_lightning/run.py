@@ -75,7 +75,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
         ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
         distiller.student.load_state_dict(ours)
     metrics = measure(trainer, distiller, data)
-    save(cfg, command, metrics, distiller.student)
+    save(cfg, command, metrics, distiller)
     shutil.rmtree(work / "checkpoints")
     return metrics
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -81,10 +81,11 @@ def test_a_run_prints_no_warning(chain):
 def test_every_artifact_is_a_folder_that_plain_transformers_loads(place, chain):
     left = artifacts(place)
     assert set(left) == {"teacher", "tinybert-general", "tinybert-intermediate", "tinybert", "finetune-general", "finetune"}
+    heads = {"finetune-general": AutoModelForMaskedLM, "tinybert-general": AutoModel, "tinybert-intermediate": AutoModel}
     for name, folder in left.items():
-        auto_class = AutoModelForMaskedLM if name.endswith("general") else AutoModelForSequenceClassification
+        auto_class = heads.get(name, AutoModelForSequenceClassification)
         model, loaded = auto_class.from_pretrained(folder, output_loading_info=True)
-        assert not loaded["missing_keys"], name
+        assert not [key for key in loaded["missing_keys"] if not key.startswith("pooler.")], name
         assert not loaded["unexpected_keys"], name
         assert {"README.md", "run.yaml", "tokenizer.json", "config.json"} <= {path.name for path in folder.iterdir()}
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
@@ -118,6 +119,12 @@ def test_a_sweep_over_a_loss_weight_gives_each_job_a_folder_and_one_summary(plac
     assert len({row["value"] for row in summary}) == 4
     assert len(list((place / "artifacts" / "demo").glob("tinybert-general-*/metrics.json"))) >= 4
     assert "summary.csv" in done.stdout
+
+
+def test_wandb_works_offline_without_an_account(place):
+    done = train(place, "stage=general", "logger=wandb", "seed=9")
+    assert done.returncode == 0, done.stderr
+    assert list(place.rglob("*.wandb"))
 
 
 @pytest.mark.parametrize(
