@@ -180,8 +180,10 @@ def _load(auto_class: type, path: str | Path, **options) -> Encoder:
         where = _existing(path)
         model, loaded = auto_class.from_pretrained(where, dtype=torch.float32, output_loading_info=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(where)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: this model cannot be loaded. {str(error).strip().splitlines()[0]}") from error
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights in there have not the shapes that its config.json says.") from error
     finally:
         logging.set_verbosity(level)
     prefix = f"{model.base_model_prefix}."

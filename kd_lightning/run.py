@@ -57,6 +57,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller, data = build(cfg)
     data.prepare_data()
+    data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
     if resume is None:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)

@@ -176,6 +176,8 @@ class Corpus(L.LightningDataModule):
             absent = [name for name in self.source if not Path(name).is_file()]
             if absent:
                 raise ValueError(f"data.source: {', '.join(absent)} cannot be found. Give text files or a hub name.")
+            if not any(os.path.getsize(name) for name in self.source):
+                raise ValueError(f"data.source: {', '.join(self.source)}: there is no text in there.")
             data = load_dataset(READERS.get(suffix, "text"), data_files=self.source, split="train", cache_dir=scratch)
         if "text" not in data.column_names:
             raise ValueError(f"data.source: a column 'text' is wanted, and the columns are {', '.join(data.column_names)}.")
