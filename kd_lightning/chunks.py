@@ -4,56 +4,70 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from kd_lightning.views import Readout
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-ROWS = 256
+ROWS = 256  # a chunk: enough rows for matrix products at full speed
+BLOCK = 16  # on a CPU a loss walks over this many rows at a time: their logits stay in its cache
+ALIGNED = 64  # a row of logits starts at a multiple of this: products into rows of odd length are up to 1.8 times slower
+
+
+def _buffer(rows: int, width: int, like: Tensor) -> Tensor:
+    """[rows, width] of like's dtype and device, each row aligned."""
+    return like.new_empty(rows, -(-width // ALIGNED) * ALIGNED)[:, :width]
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
+    """x @ weightᵀ + bias, written into the buffer's first rows."""
+    out = torch.mm(x, weight.mT, out=buffer[: len(x)])
+    return out if bias is None else out.add_(bias)
 
 
 class _Chunked(torch.autograd.Function):
-    """The loss and, in the same pass, its gradient: a chunk's logits are used for both and forgotten."""
+    """The loss and, in the same pass, its gradient: a chunk's logits are used for both and overwritten by the next."""
 
     @staticmethod
     def forward(ctx, loss: Loss, rows: int, features: Tensor, weight: Tensor, bias: Tensor | None, target) -> Tensor:
         device = features.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         x, w = features.to(dtype), weight.to(dtype)
         b = None if bias is None else bias.to(dtype)
         count = len(x)
+        block = BLOCK if device == "cpu" else rows
         total = torch.zeros((), device=x.device)
         grad_x = torch.empty_like(x)
         grad_w = torch.zeros_like(weight)
         grad_b = torch.zeros(len(weight), device=x.device)
+        buffer = _buffer(min(rows, count), len(w), x)
         with torch.autocast(device, enabled=False):
             for start in range(0, count, rows):
                 part = slice(start, start + rows)
-                logits = F.linear(x[part], w, b).float().requires_grad_()  # [n, V]
-                with torch.enable_grad():
-                    value = loss(logits, target(part)) * (len(logits) / count)
-                (grad,) = torch.autograd.grad(value, logits)  # [n, V]
-                total += value.detach()
-                grad_b += grad.sum(0)
-                grad = grad.to(dtype)
-                torch.mm(grad, w, out=grad_x[part])
-                grad_w += grad.mT @ x[part]
-        ctx.save_for_backward(grad_x, grad_w, grad_b.to(weight.dtype) if bias is not None else None)
+                logits = _project(x[part], w, b, buffer)  # [n, V]
+                targets = target(part)
+                for first in range(0, len(logits), block):
+                    piece = slice(first, first + block)
+                    own = logits[piece].float().requires_grad_()
+                    with torch.enable_grad():
+                        value = loss(own, targets[piece]) * (len(own) / count)
+                    (grad,) = torch.autograd.grad(value, own)
+                    total += value.detach()
+                    grad_b += grad.sum(0)
+                    logits[piece] = grad  # the logits have served
+                torch.mm(logits, w, out=grad_x[part])
+                grad_w += logits.mT @ x[part]
+        ctx.save_for_backward(grad_x, grad_w, None if bias is None else grad_b.to(bias.dtype))
         ctx.dtype = features.dtype
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, scale: Tensor):
         grad_x, grad_w, grad_b = ctx.saved_tensors
-        return (
-            None,
-            None,
-            (grad_x * scale).to(ctx.dtype),
-            grad_w * scale,
-            None if grad_b is None else grad_b * scale,
-            None,
-        )
+        grad_x, grad_w = (grad_x * scale).to(ctx.dtype), grad_w.mul_(scale)
+        return None, None, grad_x, grad_w, None if grad_b is None else grad_b * scale, None
 
 
 def mean_over_rows(loss: Loss, student: Readout, target: Readout | Tensor, rows: int = ROWS) -> Tensor:
@@ -66,9 +80,10 @@ def mean_over_rows(loss: Loss, student: Readout, target: Readout | Tensor, rows:
     if student.weight is None:
         return loss(student.features, target.logits() if isinstance(target, Readout) else target)
     if isinstance(target, Readout):
-        dtype = target.features.dtype
-        weight, bias = target.weight.to(dtype), None if target.bias is None else target.bias.to(dtype)
-        slices = lambda part: F.linear(target.features[part], weight, bias).float()  # noqa: E731
+        x = target.features
+        weight, bias = target.weight.to(x.dtype), None if target.bias is None else target.bias.to(x.dtype)
+        buffer = _buffer(min(rows, len(x)), len(weight), x)
+        slices = lambda part: _project(x[part], weight, bias, buffer)  # noqa: E731
     else:
         slices = target.__getitem__
     if torch.is_grad_enabled():

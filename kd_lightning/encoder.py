@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     AttentionInterface,
     AutoConfig,
@@ -36,10 +37,25 @@ ATTENTION = "sdpa_with_query_key"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def _attention(module, query, key, value, attention_mask, scaling=None, capture=None, **rest):
+def _attention(module, query, key, value, attention_mask, scaling, capture=None, dropout=0.0, **rest):
+    scaled = query * scaling
     if capture is not None:
-        capture.append((query * scaling, key))
-    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+        capture.append((scaled, key))
+    if query.device.type == "cpu" and value.dtype == torch.bfloat16:
+        return _plain_attention(scaled, key, value, attention_mask, dropout), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest)
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention from its formula: in bfloat16 on a CPU its backward is up to three times faster than the fused one's.
+
+    query (scaled), key, value: [B, A, S, H]; mask [B, 1, S, S], true where a key is seen. Returns [B, S, A, H].
+    """
+    scores = query @ key.mT  # [B, A, S, S]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = F.dropout(F.softmax(scores, dim=-1), dropout)
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(ATTENTION, _attention)

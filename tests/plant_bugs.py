@@ -20,9 +20,21 @@ BUGS = {  # name -> (file, text, replacement) ...
     "masking draws words or real positions": [
         ("data/masking", "self.weights[flat] * attention_mask.flatten()", "self.weights[flat] + attention_mask.flatten()")
     ],
-    "KL reversed": [("losses", "F.kl_div(log_student, log_teacher,", "F.kl_div(log_teacher, log_student,")],
-    "temperature squared dropped": [("losses", "return temperature**2 * F.kl_div", "return F.kl_div")],
-    "KL averaged over classes too": [("losses", 'reduction="batchmean"', 'reduction="mean"')],
+    "KL reversed": [
+        (
+            "losses",
+            "s, t = student.float() / temperature, teacher.float() / temperature",
+            "s, t = teacher.float() / temperature, student.float() / temperature",
+        )
+    ],
+    "temperature squared dropped": [
+        ("losses", "return temperature**2 * total", "return total"),
+        ("losses", "temperature / len(s)).to", "1 / temperature / len(s)).to"),
+    ],
+    "temperature of the gradient squared": [("losses", "temperature / len(s)).to", "temperature**2 / len(s)).to")],
+    "KL averaged over classes too": [("losses", "total / len(s)", "total / s.numel()")],
+    "a chunk's gradient with the last chunk's rows": [("chunks", "out=grad_x[part]", "out=grad_x[-len(logits) :]")],
+    "padding attended to in bfloat16": [("encoder", 'scores.masked_fill(~mask, float("-inf"))', "scores")],
     "attention of the layer below": [("encoder", "captured[k - 1]", "captured[k - 2]")],
     "uniform map of the wrong stride": [("layer_maps", "m * teacher // student)", "(m - 1) * teacher // student + 1)")],
     "teacher awake": [("distiller", "self.teacher.eval()", "self.teacher.train(mode)")],

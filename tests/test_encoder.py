@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 from transformers import (
     AlbertConfig,
@@ -13,7 +14,7 @@ from transformers import (
     MPNetForMaskedLM,
 )
 
-from kd_lightning.encoder import Encoder, classifier, masked_lm, vocabulary_id
+from kd_lightning.encoder import Encoder, _plain_attention, classifier, masked_lm, vocabulary_id
 from kd_lightning.views import Needs
 
 ALL = Needs(hidden=frozenset(range(5)), attention=frozenset(range(1, 5)), logits=True)
@@ -62,6 +63,44 @@ def test_query_and_key_reproduce_the_attention_of_every_layer(kind, make_encoder
         weights = (query @ key.mT + hidden).softmax(-1)
         ours, theirs = (tensor.transpose(1, 2)[real] for tensor in (weights, expected[k - 1]))
         assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bfloat16_a_view_is_that_of_float32_up_to_rounding(kind, make_encoder, corpus_batch):
+    """On a CPU bfloat16 has its own attention; padding is not seen there either."""
+    encoder, batch = make_encoder(kind), corpus_batch()
+    real = batch["attention_mask"].bool()
+    expected = reference(encoder, batch).hidden_states[4][real]
+    other = {**batch, "input_ids": batch["input_ids"].where(real, 7)}
+    with torch.no_grad():
+        ours, same = (encoder.bfloat16()(b, Needs(hidden=frozenset({4}))).hidden[4][real] for b in (batch, other))
+    assert ours.dtype == torch.bfloat16
+    assert (ours - expected).norm() / expected.norm() < 0.02
+    assert torch.equal(ours, same)
+
+
+def test_attention_from_its_formula_is_torchs(corpus_batch):
+    generator = torch.Generator().manual_seed(0)
+    real = corpus_batch()["attention_mask"].bool()
+    mask = real[:, None, None, :].expand(-1, 1, real.shape[1], -1)
+    size = (len(real), 3, real.shape[1], 5)
+    inputs = [torch.randn(size, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    for given in (mask, None):
+        query, key, value = inputs
+        ours = _plain_attention(query * 0.5, key, value, given, 0.0)
+        expected = scaled_dot_product_attention(query, key, value, attn_mask=given, scale=0.5).transpose(1, 2)
+        assert_close(ours, expected)
+        upstream = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+        assert_close(torch.autograd.grad(ours, inputs, upstream), torch.autograd.grad(expected, inputs, upstream))
+
+
+def test_attention_from_its_formula_drops_weights_and_keeps_their_mean():
+    query, key = (torch.zeros(1, 1, 200, 4) for _ in range(2))
+    value = torch.eye(200)[None, None]  # what comes out are the weights
+    weights = _plain_attention(query, key, value, None, 0.25)[0, :, 0]
+    kept = weights > 0
+    assert_close(weights[kept], torch.full((int(kept.sum()),), 1 / 200 / 0.75))
+    assert abs(kept.double().mean().item() - 0.75) < 0.02  # 40,000 draws: 9 standard deviations
 
 
 def test_dropout_does_not_reach_query_times_key_of_the_first_layer(make_encoder, corpus_batch):
@@ -269,7 +308,7 @@ def test_a_folder_without_sound_weights_is_refused(load, damage, tmp_path, make_
         weights.write_bytes(b"no weights are in here")
     else:
         make_encoder(hidden=16).model.config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"this model cannot be loaded"):
+    with pytest.raises(ValueError, match=r"this model cannot be loaded|have not the shapes"):
         load(tmp_path)
 
 
