@@ -104,6 +104,15 @@ def seconds(step: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
+def gigaflops(dtype: torch.dtype, device: str) -> float:
+    """GFLOP/s of a feed-forward layer's product, [1024, 768] x [768, 3072]: no bf16 ratio can much exceed bf16's rate
+    over fp32's times what the rewriting gains in fp32."""
+    x, w = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((1024, 768), (768, 3072)))
+    x @ w
+    times = [seconds(lambda: x @ w, device) for _ in range(15)]
+    return 2 * 1024 * 768 * 3072 / statistics.median(times) / 1e9
+
+
 def interleave(sides: dict[str, Side], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds a step by side and round, all sides in every round, the order reversed from one round to the next."""
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -192,6 +201,11 @@ def main() -> None:
         return
     console, rows = Console(), []
     console.width = max(console.width, WIDTH)
+    slow, fast = (gigaflops(dtype, asked.device) for dtype in (torch.float32, torch.bfloat16))
+    console.print(
+        f"torch {torch.__version__}, {asked.device}, {torch.get_num_threads()} threads; matrix products: "
+        f"fp32 {slow:,.0f} GFLOP/s, bf16 {fast:,.0f} ({fast / slow:.1f} times)"
+    )
     for name in asked.workloads:
         console.print(f"{name} ...", style="dim")
         if name == overhead.NAME:
