@@ -6,6 +6,7 @@ import sys
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
@@ -21,11 +22,12 @@ def main(cfg: DictConfig) -> float:
     disable_progress_bar()  # of transformers' loading and saving, which takes no time
     try:
         runs = plan(cfg, overrides)
-        show_plan(runs)
+        if rank_zero_only.rank == 0:
+            show_plan(runs)
         for stage in runs:
             if not finished(stage):
                 run(stage, f"python train.py {shlex.join(overrides)}".strip())
-        return show_table(cfg, runs)
+        return show_table(cfg, runs) if rank_zero_only.rank == 0 else 0.0
     except (ValueError, InstantiationException, OmegaConfBaseException) as error:
         while isinstance(error, InstantiationException) and error.__cause__ is not None:
             error = error.__cause__

@@ -24,13 +24,16 @@ INHERITED = (
     "glue",
     "cache",
     "artifacts",
+    "trainer.precision",
 )
-RUN_WIDE = ("logger", "ckpt_path", "prerequisites", "compare")
+# So do these, of the machine, and they change no artifact.
+MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.workers")
+RUN_WIDE = ("logger", "ckpt_path", "checkpoint_minutes", "prerequisites", "compare")
 # What changes neither an artifact nor its place.
 NEUTRAL = ("method", "stage", "scale", "task", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
 # The parts of a configuration that an artifact depends on, and what of them depends on the machine alone.
 IDENTITY = ("seed", "distiller", "networks", "data", "optim", "trainer")
-MACHINE = {"trainer": ("accelerator", "devices", "precision", "log_every_n_steps"), "data": ("cache", "workers")}
+INDIFFERENT = {"trainer": ("accelerator", "devices", "strategy", "log_every_n_steps"), "data": ("cache", "workers")}
 
 
 def plan(cfg: DictConfig, overrides: list[str]) -> list[DictConfig]:
@@ -79,7 +82,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 visit(f"{name}.{key}", inner)
-        elif name.rpartition(".")[2] not in MACHINE.get(name.partition(".")[0], ()):
+        elif name.rpartition(".")[2] not in INDIFFERENT.get(name.partition(".")[0], ()):
             flat[name] = value
 
     for part in IDENTITY:
@@ -97,7 +100,7 @@ def _inherited(overrides: list[str], same_method: bool, to_teacher: bool) -> lis
     kept = []
     for override in overrides:
         name = override.lstrip("+~").split("=")[0]
-        if name in ("student.path", "teacher.path") or not name.startswith((*INHERITED, *RUN_WIDE)):
+        if name in ("student.path", "teacher.path") or not name.startswith((*INHERITED, *MACHINE, *RUN_WIDE)):
             continue
         if (name.startswith("method.") and not same_method) or (name.startswith("student") and to_teacher):
             continue
@@ -115,8 +118,11 @@ def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig]) -> 
             cfg[who].path = earlier.artifact
     if cfg.teacher.path is None:
         cfg.teacher.path = cfg.teacher.pretrained
+    names = {override: override.lstrip("+~").split("=")[0] for override in overrides}
     own = sorted(
-        o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in NEUTRAL or o.startswith(("method.", "task."))
+        override
+        for override, name in names.items()
+        if name not in MACHINE and (name.split(".")[0] not in NEUTRAL or name.startswith(("method.", "task.")))
     )
     digest = f"-{hashlib.blake2b(repr(own).encode(), digest_size=4).hexdigest()}" if own else ""
     with open_dict(cfg):

@@ -3,12 +3,15 @@
 import logging
 import shutil
 import warnings
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.artifact import measure, save
@@ -20,6 +23,7 @@ MEANT = (
     r".*smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",
     r".*does not have many workers",
+    r"You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable",
     r".*LeafSpec.* is deprecated",
 )
 
@@ -56,19 +60,27 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller, data = build(cfg)
-    data.prepare_data()
-    data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
-    if resume is None:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
+    if rank_zero_only.rank == 0:
+        data.prepare_data()
+        data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
+        if resume is None:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
     precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
     if distiller.teacher is not None and precision == "bf16-mixed":
         distiller.teacher.to(torch.bfloat16)
     monitor = cfg.metric if cfg.keep == "best" else None
-    best = ModelCheckpoint(work / "checkpoints", "best", monitor, mode="max", save_last=True, enable_version_counter=False)
+    kept = partial(ModelCheckpoint, work / "checkpoints", enable_version_counter=False)
+    best = kept("best", monitor, mode="max", save_last=True)
+    last = kept("last", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes))
     logger = instantiate(cfg.logger, save_dir=str(work))
-    callbacks = [*instantiate(cfg.callback, _convert_="all").values(), best]
+    callbacks = [*instantiate(cfg.callback, _convert_="all").values(), best, last]
     trainer = instantiate(cfg.trainer, precision=precision, logger=logger, callbacks=callbacks, default_root_dir=str(work))
+    if trainer.world_size > 1 and not trainer.strategy.cluster_environment.creates_processes_externally:
+        raise ValueError(
+            f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., so "
+            "that each goes through the whole chain."
+        )
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
     if best.best_model_path:
@@ -76,8 +88,10 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
         ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
         distiller.student.load_state_dict(ours)
     metrics = measure(trainer, distiller, data)
-    save(cfg, command, metrics, distiller)
-    shutil.rmtree(work / "checkpoints")
+    if trainer.is_global_zero:
+        save(cfg, command, metrics, distiller)
+        shutil.rmtree(work / "checkpoints")
+    trainer.strategy.barrier()
     return metrics
 
 

@@ -216,7 +216,7 @@ def fit(tmp_path) -> Callable[..., tuple[L.Trainer, list[float]]]:
 
     def make(
         distiller: L.LightningModule,
-        batches: Sequence[Batch],
+        batches: Sequence[Batch] | L.LightningDataModule,
         *,
         validation: Sequence[Batch] | None = None,
         ckpt_path: str | None = None,
@@ -228,7 +228,9 @@ def fit(tmp_path) -> Callable[..., tuple[L.Trainer, list[float]]]:
         given = {"max_epochs": 1, "enable_checkpointing": False, "num_sanity_val_steps": 0} | quiet | options
         trainer = L.Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=[losses, *callbacks], **given)
         loaders = [
-            None if rows is None else DataLoader(rows, batch_size=None, generator=torch.Generator())
+            rows
+            if rows is None or isinstance(rows, L.LightningDataModule)
+            else DataLoader(rows, batch_size=None, generator=torch.Generator())
             for rows in (batches, validation)
         ]
         with warnings.catch_warnings():

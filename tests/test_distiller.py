@@ -4,10 +4,12 @@ import copy
 from functools import partial
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from kd_lightning.data.batches import loader, training_batches
 from kd_lightning.distiller import Distiller, decay_groups
 from kd_lightning.losses import cosine_distance, kl_divergence
 from kd_lightning.terms import HardTargets, HiddenMatch, Projection, SoftTargets, masked_positions, real_positions
@@ -128,6 +130,45 @@ def test_resuming_reproduces_the_next_losses_exactly(make, fit, corpus_batch, tm
     assert len(whole) == 12
     assert rest == whole[6:]
     assert len(set(rest)) == 6
+
+
+class SixBatches(L.LightningDataModule):
+    """Each epoch in an order of its own."""
+
+    def __init__(self, make_batch, workers: int) -> None:
+        super().__init__()
+        self.make_batch, self.workers = make_batch, workers
+
+    def train_dataloader(self):
+        def collate(rows, _):
+            return self.make_batch(seed=int(rows[0]))
+
+        epoch = self.trainer.current_epoch
+        batches = training_batches(np.full(6, 9), collate, batch_size=1, seed=0, epoch=epoch)
+        return loader(batches, self.workers, self.trainer)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("steps", [2, 5, 6, 8])
+def test_resuming_in_the_middle_of_an_epoch_goes_on_with_its_next_batch(make, fit, corpus_batch, tmp_path, steps, workers):
+    """A run that is interrupted after any batch ends as if it had not been."""
+
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == steps:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    options = {"max_epochs": 2, "reload_dataloaders_every_n_epochs": 1}
+    full = make(dropout=0.1)
+    _, whole = fit(full, SixBatches(corpus_batch, workers), callbacks=[Save()], **options)
+    torch.manual_seed(99)
+    resumed = make(dropout=0.1, seed=7)
+    _, rest = fit(resumed, SixBatches(corpus_batch, workers), ckpt_path=str(tmp_path / "middle.ckpt"), **options)
+    assert len(whole) == len(set(whole)) == 12
+    assert rest == whole[steps:]
+    for ours, expected in zip(resumed.student.parameters(), full.student.parameters(), strict=True):
+        assert torch.equal(ours, expected)
 
 
 def test_a_checkpoint_of_another_student_is_refused(make, fit, corpus_batch, tmp_path, make_encoder, engine):

@@ -81,7 +81,7 @@ class TeacherAndStudent(L.Callback):
             if not self.regression:
                 self.counts += torch.bincount(labels.cpu(), minlength=len(self.counts))
         if not self.regression and len(rows):
-            self.agreement.update((ours.argmax(-1) == self.predictions[split, index]).float().cpu())
+            self.agreement.to(ours.device).update((ours.argmax(-1) == self.predictions[split, index]).float())
 
     def _measure(self, who: str, logits: Tensor, labels: Tensor) -> None:
         for metric in self.measured[who].to(logits.device).values():

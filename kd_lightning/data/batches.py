@@ -1,11 +1,12 @@
 """Batches by length: what is in a batch follows from (seed, epoch, index) alone, so a run resumes where it stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from lightning import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 Collate = Callable[[np.ndarray, torch.Generator], dict[str, Tensor]]
 
@@ -30,10 +31,14 @@ def by_length(lengths: np.ndarray, order: np.ndarray, batch_size: int, step: int
 
 
 class Batches(Dataset):
-    """Batch i of an epoch, collated with a generator of its own. skip: batches an interrupted epoch already had."""
+    """Batch i of an epoch, collated with a generator of its own.
 
-    def __init__(self, plan: Sequence[np.ndarray], collate: Collate, seed: int, epoch: int) -> None:
-        self.plan, self.collate, self.seed, self.epoch = plan, collate, seed, epoch
+    shared: several processes share them out, equally many to each, and the few left over are not trained on; otherwise
+    each process has them all.
+    """
+
+    def __init__(self, plan: Sequence[np.ndarray], collate: Collate, seed: int, epoch: int, shared: bool) -> None:
+        self.plan, self.collate, self.seed, self.epoch, self.shared = plan, collate, seed, epoch, shared
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -44,9 +49,37 @@ class Batches(Dataset):
         return self.collate(self.plan[index], generator)
 
 
-def loader(batches: Batches, workers: int) -> DataLoader:
-    """One item of the data set is one batch. The loader draws from a generator of its own and leaves the global alone."""
-    return DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
+class Turn(Sampler[int]):
+    """The batches of one process: every world-th, from its rank on. done(): how many of them this epoch has had already."""
+
+    def __init__(self, batches: Batches, rank: int, world: int, done: Callable[[], int]) -> None:
+        everyone = range(len(batches) // world * world)
+        self.mine, self.done = everyone[rank::world], done
+
+    def __len__(self) -> int:
+        return len(self.mine)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.mine[self.done() :])
+
+
+class Loader(DataLoader):
+    """One item of the data set is one batch. Nothing is fixed before the first batch is asked for: Lightning makes the
+    iterator of an interrupted epoch before it knows that the epoch was interrupted."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        yield from super().__iter__()
+
+
+def loader(batches: Batches, workers: int, trainer: Trainer | None) -> Loader:
+    """The loader of this process. It draws from a generator of its own and leaves the global one alone."""
+    rank, world = (trainer.global_rank, trainer.world_size) if trainer and batches.shared else (0, 1)
+
+    def done() -> int:
+        return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and batches.shared else 0
+
+    turn = Turn(batches, rank, world, done)
+    return Loader(batches, sampler=turn, batch_size=None, num_workers=workers, generator=torch.Generator())
 
 
 def training_batches(lengths: np.ndarray, collate: Collate, *, batch_size: int, seed: int, epoch: int) -> Batches:
@@ -54,9 +87,9 @@ def training_batches(lengths: np.ndarray, collate: Collate, *, batch_size: int, 
     random = np.random.default_rng([seed, epoch])
     plan = by_length(lengths, random.permutation(len(lengths)), batch_size)
     random.shuffle(plan)
-    return Batches(plan, collate, seed, epoch)
+    return Batches(plan, collate, seed, epoch, shared=True)
 
 
 def validation_batches(lengths: np.ndarray, collate: Collate, *, batch_size: int, seed: int) -> Batches:
     """All rows once, the same batches every time."""
-    return Batches(by_length(lengths, np.arange(len(lengths)), batch_size), collate, seed, 0)
+    return Batches(by_length(lengths, np.arange(len(lengths)), batch_size), collate, seed, 0, shared=False)

@@ -147,7 +147,7 @@ class Corpus(L.LightningDataModule):
             return self.collate(rows[chosen], generator)
 
         batches = plan(self.lengths[rows], collate, batch_size=self.batch_size, seed=self.seed, **more)
-        return loader(batches, self.workers)
+        return loader(batches, self.workers, self.trainer)
 
     def collate(self, rows: np.ndarray, generator: torch.Generator) -> dict[str, Tensor]:
         """Pad to the longest, hide what is to be predicted."""

@@ -105,7 +105,7 @@ class LabelledText(L.LightningDataModule):
             return {**batch, "attention_mask": mask, "labels": torch.from_numpy(labels[chosen])}
 
         batches = plan(np.asarray(data["length"]), collate, batch_size=self.batch_size, seed=self.seed, **more)
-        return loader(batches, self.workers)
+        return loader(batches, self.workers, self.trainer)
 
     def _read(self, split: str, wanted: bool) -> Dataset | None:
         """The columns that matter, as strings; None where this split does not exist and need not."""

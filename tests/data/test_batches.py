@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_rows_of_a_group_keep_the_order_given():
 
 
 def contents(batches) -> list[tuple]:
-    return [(tuple(batch["rows"].tolist()), batch["draw"].item()) for batch in loader(batches, 0)]
+    return [(tuple(batch["rows"].tolist()), batch["draw"].item()) for batch in loader(batches, 0, None)]
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch_and_index():
@@ -81,9 +82,9 @@ def test_one_batch_alone_is_what_it_is_in_its_epoch():
 
 def test_training_batches_do_not_come_in_order_of_length():
     batches = training_batches(LENGTHS, collate, batch_size=4, seed=3, epoch=0)
-    longest = [LENGTHS[batch["rows"].numpy()].max() for batch in loader(batches, 0)]
+    longest = [LENGTHS[batch["rows"].numpy()].max() for batch in loader(batches, 0, None)]
     assert longest[: len(longest) // 2] != sorted(longest[: len(longest) // 2])
-    mixed = [len({group(LENGTHS[row]) for row in batch["rows"].numpy()}) > 1 for batch in loader(batches, 0)]
+    mixed = [len({group(LENGTHS[row]) for row in batch["rows"].numpy()}) > 1 for batch in loader(batches, 0, None)]
     assert mixed.index(True) < len(mixed) / 3  # leftovers are not all at the end
 
 
@@ -98,3 +99,24 @@ def test_reading_batches_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     contents(training_batches(LENGTHS, collate, batch_size=4, seed=3, epoch=0))
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_an_epoch_without_repeats(world):
+    """In training each gets equally many batches, in validation all of them."""
+
+    def shares(batches) -> list[list[tuple[int, ...]]]:
+        epoch_loop = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
+        progress = SimpleNamespace(epoch_loop=epoch_loop)
+        processes = [SimpleNamespace(global_rank=rank, world_size=world, fit_loop=progress) for rank in range(world)]
+        turns = [loader(batches, 0, process) for process in processes]
+        return [[tuple(batch["rows"].tolist()) for batch in turn] for turn in turns]
+
+    train = shares(training_batches(LENGTHS, collate, batch_size=4, seed=3, epoch=0))
+    whole = [rows for rows, _ in contents(training_batches(LENGTHS, collate, batch_size=4, seed=3, epoch=0))]
+    assert {len(share) for share in train} == {len(whole) // world}
+    given = [rows for share in train for rows in share]
+    assert len(set(given)) == len(given)
+    assert set(given) <= set(whole)
+    for share in shares(validation_batches(LENGTHS, collate, batch_size=4, seed=3)):
+        assert sorted(row for rows in share for row in rows) == list(range(len(LENGTHS)))
