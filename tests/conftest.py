@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -196,6 +197,18 @@ def engine() -> Callable[..., dict]:
         optimizer = partial(torch.optim.AdamW, lr=lr)
         given = {"optimizer": optimizer, "weight_decay": 0.01, "schedule": "constant", "warmup": 0.0}
         return {"student": student, "teacher": teacher, **given, **other}
+
+    return make
+
+
+@pytest.fixture
+def process() -> Callable[..., SimpleNamespace]:
+    """What a data module asks of its Trainer."""
+
+    def make(*, epoch: int = 0, rank: int = 0, world: int = 1) -> SimpleNamespace:
+        progress = SimpleNamespace(current=SimpleNamespace(ready=0))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        return SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=world, fit_loop=loop)
 
     return make
 

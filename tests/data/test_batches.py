@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,14 +101,11 @@ def test_reading_batches_leaves_the_global_generator_alone():
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_processes_share_an_epoch_without_repeats(world):
+def test_processes_share_an_epoch_without_repeats(world, process):
     """In training each gets equally many batches, in validation all of them."""
 
     def shares(batches) -> list[list[tuple[int, ...]]]:
-        epoch_loop = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
-        progress = SimpleNamespace(epoch_loop=epoch_loop)
-        processes = [SimpleNamespace(global_rank=rank, world_size=world, fit_loop=progress) for rank in range(world)]
-        turns = [loader(batches, 0, process) for process in processes]
+        turns = [loader(batches, 0, process(rank=rank, world=world)) for rank in range(world)]
         return [[tuple(batch["rows"].tolist()) for batch in turn] for turn in turns]
 
     train = shares(training_batches(LENGTHS, collate, batch_size=4, seed=3, epoch=0))

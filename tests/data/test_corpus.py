@@ -132,18 +132,15 @@ def test_a_batch_is_padded_to_its_longest_and_masked(corpus, tokenizer):
         assert not (restored == tokenizer.mask_token_id).any()
 
 
-def test_masks_are_new_in_each_epoch_and_validation_is_the_same_always(corpus):
+def test_masks_are_new_in_each_epoch_and_validation_is_the_same_always(corpus, process):
     data = ready(corpus(documents(), held_out=0.3))
     first, again = ([b["rows"].tolist() for b in data.val_dataloader()] for _ in range(2))
     assert first == again
 
-    class Epoch:
-        current_epoch = 0
-
-    data.trainer = Epoch()
+    data.trainer = process()
     zero = [b["input_ids"].tolist() for b in data.train_dataloader()]
     assert [b["input_ids"].tolist() for b in data.train_dataloader()] == zero
-    Epoch.current_epoch = 1
+    data.trainer = process(epoch=1)
     assert [b["input_ids"].tolist() for b in data.train_dataloader()] != zero
 
 

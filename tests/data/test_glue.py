@@ -170,21 +170,18 @@ def test_a_test_split_counts_only_where_it_has_labels(task):
     assert not withheld.has_test
 
 
-def test_epochs_come_in_different_orders_and_validation_in_one(task):
+def test_epochs_come_in_different_orders_and_validation_in_one(task, process):
     data = task(both())
     data.prepare_data()
 
-    class Epoch:
-        current_epoch = 0
-
-    data.trainer = Epoch()
+    data.trainer = process()
 
     def order(loader) -> list[int]:
         return [ids for batch in loader for ids in batch["input_ids"][:, 1].tolist()]
 
     first = order(data.train_dataloader())
     assert order(data.train_dataloader()) == first
-    Epoch.current_epoch = 1
+    data.trainer = process(epoch=1)
     assert order(data.train_dataloader()) != first
     assert sorted(order(data.train_dataloader())) == sorted(first)
     assert order(data.val_dataloader()) == order(data.val_dataloader())
