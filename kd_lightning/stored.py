@@ -1,0 +1,145 @@
+"""A teacher that has answered already: its outputs for every row of a task, on disk, memory-mapped.
+
+One pass of the teacher over the data, without a student; from then on no epoch, and no later run on the same teacher, data
+and tokens, runs it again. What is kept under the cache is named by a digest of all that it follows from, so a stale one
+is never found.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from kd_lightning.views import Batch, Needs, Readout, View
+
+Tensors = dict[str, Tensor]
+
+
+class StoredTeacher(nn.Module):
+    """Shows what another network has shown: a network whose batches carry `index`, the number of each row.
+
+    Logits are kept in float32, layers in the teacher's own dtype and at real positions only: what it shows at padding is 0.
+    """
+
+    def __init__(self, teacher: nn.Module, folder: Path) -> None:
+        super().__init__()
+        self.spec = teacher.spec
+        self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+        self.positions = _positions(self.arrays["lengths"])
+
+    def forward(self, batch: Batch, needs: Needs) -> View:
+        index, device = batch["index"].cpu().numpy(), batch["index"].device
+        real = batch["attention_mask"].bool()  # [B, S]
+        places = np.concatenate(
+            [np.arange(n) + s for s, n in zip(self.starts[index], self.arrays["lengths"][index], strict=True)]
+        )
+
+        def layer(name: str) -> Tensor:
+            kept = _tensor(self.arrays[name][places]).to(device)  # [N, ...], N real positions
+            shown = kept.new_zeros(*real.shape, *kept.shape[1:])
+            shown[real] = kept
+            return shown
+
+        def head(name: str) -> Tensor:
+            return layer(name).transpose(1, 2)  # [B, A, S, H]
+
+        return View(
+            hidden={k: layer(f"hidden_{k}") for k in needs.hidden},
+            attention={k: (head(f"query_{k}"), head(f"key_{k}")) for k in needs.attention},
+            readout=(lambda rows: Readout(_tensor(self.arrays["logits"][index]).to(device)[rows])) if needs.logits else None,
+        )
+
+
+def store(teacher: nn.Module, needs: Needs, batches: DataLoader, lengths: np.ndarray, cache: str) -> StoredTeacher:
+    """The teacher's outputs for all rows, from the cache or, if they are not there, computed and written now.
+
+    batches: every row once, each batch with its rows' numbers as `index`; lengths: their tokens, [rows]. Says how much it is
+    going to write; raises ValueError where the disk has less.
+    """
+    folder = Path(cache) / f"teacher-{_digest(teacher, needs, batches)}"
+    if folder.exists():
+        return StoredTeacher(teacher, folder)
+    device = next(teacher.parameters()).device
+    first = _outputs(teacher, needs, _to(next(iter(batches)), device))
+    rows = {name: len(lengths) if name == "logits" else int(lengths.sum()) for name in first}
+    size = sum(rows[name] * tensor[0].numel() * tensor.element_size() for name, tensor in first.items())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if size > free:
+        raise ValueError(
+            f"teacher.stored=true: {size / 1e9:.1f} GB are to be written to {folder.parent}, and {free / 1e9:.1f} GB are free "
+            "there. Choose another cache=<folder>, or teacher.stored=false."
+        )
+    print(f"Storing what the teacher shows for {len(lengths):,} rows ({', '.join(first)}): {size / 1e6:,.1f} MB in {folder}")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as scratch:
+        np.save(f"{scratch}/lengths.npy", lengths)
+        arrays = {
+            name: np.lib.format.open_memmap(
+                f"{scratch}/{name}.npy", "w+", _numpy(tensor).dtype, (rows[name], *tensor.shape[1:])
+            )
+            for name, tensor in first.items()
+        }
+        starts = np.cumsum(lengths) - lengths
+        for batch in track(batches, "Teacher", total=len(batches), transient=True):
+            index = batch["index"].numpy()
+            places = np.concatenate([positions[row] for row in index])
+            for name, tensor in _outputs(teacher, needs, _to(batch, device)).items():
+                arrays[name][index if name == "logits" else places] = _numpy(tensor)
+        for array in arrays.values():
+            array.flush()
+        os.replace(done, folder)
+    return StoredTeacher(teacher, folder)
+
+
+def _positions(lengths: np.ndarray) -> list[np.ndarray]:
+    """Where the positions of each row are kept, one row after the other."""
+    return np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
+
+
+@torch.no_grad()
+def _outputs(teacher: nn.Module, needs: Needs, batch: Batch) -> Tensors:
+    """Logits [B, C] and layers at real positions [N, ...], by name."""
+    view, real = teacher(batch, needs), batch["attention_mask"].bool()
+    outputs = {f"hidden_{k}": view.hidden[k][real] for k in sorted(needs.hidden)}
+    for k in sorted(needs.attention):
+        query, key = (heads.transpose(1, 2)[real] for heads in view.attention[k])  # [N, A, H]
+        outputs |= {f"query_{k}": query, f"key_{k}": key}
+    if needs.logits:
+        outputs["logits"] = view.logits(torch.arange(len(real), device=real.device)).float()
+    return outputs
+
+
+def _digest(teacher: nn.Module, needs: Needs, batches: Iterable[Batch]) -> str:
+    """Of the teacher's weights and precision, of what is kept, and of every token that it reads."""
+    digest = hashlib.blake2b(repr((needs, teacher.spec)).encode(), digest_size=8)
+    for name, tensor in teacher.state_dict().items():
+        digest.update(f"{name} {tensor.dtype}".encode())
+        digest.update(_numpy(tensor.contiguous()).tobytes())
+    for batch in batches:
+        for name in ("index", "input_ids", "token_type_ids"):
+            if name in batch:
+                digest.update(batch[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _to(batch: Batch, device: torch.device) -> Tensors:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """bfloat16, which NumPy has not, as its bits."""
+    tensor = tensor.cpu()
+    return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
