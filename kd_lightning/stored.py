@@ -80,14 +80,15 @@ def store(teacher: nn.Module, needs: Needs, batches: DataLoader, lengths: np.nda
         )
     print(f"Storing what the teacher shows for {len(lengths):,} rows ({', '.join(first)}): {size / 1e6:,.1f} MB in {folder}")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as scratch:
-        np.save(f"{scratch}/lengths.npy", lengths)
+        done = Path(scratch, "done")
+        done.mkdir()
+        np.save(done / "lengths.npy", lengths)
+        shapes = {name: (rows[name], *tensor.shape[1:]) for name, tensor in first.items()}
         arrays = {
-            name: np.lib.format.open_memmap(
-                f"{scratch}/{name}.npy", "w+", _numpy(tensor).dtype, (rows[name], *tensor.shape[1:])
-            )
+            name: np.lib.format.open_memmap(done / f"{name}.npy", "w+", _numpy(tensor).dtype, shapes[name])
             for name, tensor in first.items()
         }
-        starts = np.cumsum(lengths) - lengths
+        positions = _positions(lengths)
         for batch in track(batches, "Teacher", total=len(batches), transient=True):
             index = batch["index"].numpy()
             places = np.concatenate([positions[row] for row in index])
