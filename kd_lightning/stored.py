@@ -38,9 +38,7 @@ class StoredTeacher(nn.Module):
     def forward(self, batch: Batch, needs: Needs) -> View:
         index, device = batch["index"].cpu().numpy(), batch["index"].device
         real = batch["attention_mask"].bool()  # [B, S]
-        places = np.concatenate(
-            [np.arange(n) + s for s, n in zip(self.starts[index], self.arrays["lengths"][index], strict=True)]
-        )
+        places = np.concatenate([self.positions[row] for row in index])
 
         def layer(name: str) -> Tensor:
             kept = _tensor(self.arrays[name][places]).to(device)  # [N, ...], N real positions
