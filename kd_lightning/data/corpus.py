@@ -133,7 +133,15 @@ class Corpus(L.LightningDataModule):
         self.train_rows = self.train_rows[: self.max_sequences]
         ids = data.data.column("input_ids")
         counts = sum(np.bincount(c.flatten().to_numpy(), minlength=len(self.tokenizer)) for c in ids.chunks)
-        self.masking = Masking(self.tokenizer, torch.as_tensor(counts), share=self.mask_share, smoothing=self.mask_smoothing)
+        self.counts = torch.as_tensor(counts)
+        self.masking = Masking(self.tokenizer, self.counts, share=self.mask_share, smoothing=self.mask_smoothing)
+
+    @property
+    def references(self) -> dict[str, float]:
+        """The entropy of the tokens' frequencies, in nats: the loss of a masked LM that reads nothing of the text."""
+        counts = self.counts.double()
+        counts[torch.tensor(self.tokenizer.all_special_ids)] = 0
+        return {"val/unigram_entropy": float(torch.distributions.Categorical(counts).entropy())} if self.mask_share else {}
 
     def train_dataloader(self) -> DataLoader:
         epoch = self.trainer.current_epoch if self.trainer else 0

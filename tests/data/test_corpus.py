@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 
 import numpy as np
 import pytest
@@ -266,3 +267,10 @@ def test_reading_leaves_the_global_generator_alone(corpus):
     torch.manual_seed(5)
     list(data.train_dataloader())
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_masked_lm_is_held_against_the_entropy_of_the_frequencies(corpus):
+    """Two words, three quarters and one quarter: H = 2 ln 2 - 3/4 ln 3 nats; [CLS] and [SEP] are not to be predicted."""
+    data = ready(corpus([" ".join(["w5", "w5", "w6", "w5"] * 5)] * 64))
+    assert data.references["val/unigram_entropy"] == pytest.approx(2 * math.log(2) - 0.75 * math.log(3))
+    assert ready(corpus(mask_share=0.0)).references == {}
