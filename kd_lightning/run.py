@@ -83,14 +83,14 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
         )
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
-    if best.best_model_path:
+    if monitor and Path(best.best_model_path).is_file():
         weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
         ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
         distiller.student.load_state_dict(ours)
     metrics = measure(trainer, distiller, data)
     if trainer.is_global_zero:
         save(cfg, command, metrics, distiller)
-        shutil.rmtree(work / "checkpoints")
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
     trainer.strategy.barrier()
     return metrics
 
