@@ -16,8 +16,9 @@ from kd_lightning.encoder import Encoder
 def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int, **shape: int) -> Encoder:
     """A randomly initialised BERT masked LM of this shape with a lower-cased WordPiece vocabulary learned from text_files.
 
-    max_length: positions, special tokens included. shape: fields of `transformers.BertConfig`. Without dropout: a small
-    model on a few passes over its text does not overfit. The vocabulary is learned once and kept under cache, since
+    max_length: positions, special tokens included. shape: fields of `transformers.BertConfig`. Pre-trained without dropout,
+    since a small model on a few passes over its text does not overfit; its configuration tells whoever fine-tunes it on few
+    labels to use BERT's 0.1. The vocabulary is learned once and kept under cache, since
     learning it again may break ties differently, and a run that is resumed needs the same one.
     """
     absent = [name for name in text_files if not Path(name).is_file()]
@@ -37,7 +38,9 @@ def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int,
         attention_probs_dropout_prob=0.0,
         **shape,
     )
-    return Encoder(AutoModelForMaskedLM.from_config(config, dtype=torch.float32), tokenizer)
+    model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
+    return Encoder(model, tokenizer)
 
 
 def _learn(text_files: list[str], vocab_size: int, max_length: int) -> BertTokenizerFast:
