@@ -131,7 +131,7 @@ def test_a_score_that_is_no_number_is_a_bad_row(table):
         ({"train": (".xls", "")}, {}, r"train\.xls ends in none of \.csv, \.tsv, \.jsonl, \.json, \.parquet"),
         ({"train": (".parquet", "w1")}, {}, r"train\.parquet is no Parquet file"),
         ({"train": (".csv", "review,stars\n")}, {}, r"train\.csv has no rows\."),
-        ({"train": (".csv", csv_of(REVIEWS[:3]))}, {}, r"train\.csv: 3 rows are too few to hold any out"),
+        ({"train": (".csv", csv_of(REVIEWS[:3]))}, {}, r"train\.csv: 3 rows are too few to hold some out"),
         ({"train": (".csv", csv_of(REVIEWS))}, {"on_bad_row": "ignore"}, r"on_bad_row=ignore: choose error or skip"),
         ({}, {"text": []}, r"task\.text=\[\]: name one column, or two for pairs"),
         ({}, {"validation_share": 1.5}, r"task\.validation_share=1\.5: choose a share between 0 and 1"),
