@@ -8,6 +8,8 @@ from datasets import Dataset, load_dataset
 
 from kd_lightning.data.rows import FORMATS, Rows, collect, dataset_rows, readable, say
 
+WANTED = "name your rows, e.g. task.files.train=mine.csv task.text=[review] task.label=stars."
+
 
 def rows_of(file: str, hub: list[str] | None) -> Rows:
     """The rows of a file, or with hub, [data set] or [data set, configuration], of the split of that name."""
@@ -27,8 +29,10 @@ def rows_of(file: str, hub: list[str] | None) -> Rows:
     return FORMATS[path.suffix](path)
 
 
-def classes(*, file: str, hub: list[str] | None, label: str) -> list[str]:
+def classes(*, file: str | None, hub: list[str] | None, label: str | None) -> list[str]:
     """The labels in the column, sorted. Rows that cannot be read are left to `Table`, which reports them."""
+    if file is None or label is None:
+        raise ValueError(f"task=table: {WANTED}")
     columns: dict[str, None] = {}
     seen: Counter[str] = Counter()
     for _, row in rows_of(file, hub):
@@ -64,13 +68,15 @@ class Table:
         name: str,
         files: dict[str, str | None],
         hub: list[str] | None,
-        text: list[str],
-        label: str,
+        text: list[str] | None,
+        label: str | None,
         labels: list[str],
         validation_share: float,
         split_seed: int,
         on_bad_row: str,
     ) -> None:
+        if text is None or label is None or files.get("train") is None:
+            raise ValueError(f"task {name}: {WANTED}")
         if len(text) not in (1, 2):
             raise ValueError(f"task.text={text}: name one column, or two for pairs.")
         if not 0 < validation_share < 1:
@@ -103,9 +109,9 @@ class Table:
             what = f"{self.label} from {min(labels):g} to {max(labels):g}, on average {np.mean(labels):g}"
         else:
             counts = Counter(labels).most_common()
-            what = ", ".join(f"{self.labels[i]} {n:,}" for i, n in counts[:20]) + (" ..." if len(counts) > 20 else "")
-            what += f"; always saying {self.labels[counts[0][0]]} is right in {counts[0][1] / len(labels):.1%}"
-        say(f"{self.name}: {len(labels):,} labelled rows: {what}.")
+            what = ", ".join(f"{self.labels[i]}: {n:,}" for i, n in counts[:20]) + (" ..." if len(counts) > 20 else "")
+            what += f"; always saying {self.labels[counts[0][0]]} is right {counts[0][1] / len(labels):.1%} of the time"
+        say(f"{self.name}: {len(labels):,} labelled rows ({what}).")
 
     def _held_out(self, rows: Dataset) -> tuple[Dataset, Dataset]:
         """Train and validation. Rows of the same text stay together, in the stratum of the first one's label."""

@@ -53,8 +53,8 @@ def written(suffix: str, path) -> None:
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 def test_every_format_gives_the_same_rows(suffix, tmp_path, table):
     written(suffix, tmp_path / f"train{suffix}")
-    reader = table({})
-    reader.files["train"] = reader.files["validation"] = str(tmp_path / f"train{suffix}")
+    reader = table({"train": (suffix, (tmp_path / f"train{suffix}").read_bytes())})
+    reader.files["validation"] = reader.files["train"]
     splits = reader.splits(unlabelled=False)
     assert pairs(splits["train"]) == {(review, ["bad", "fair", "good"].index(stars)) for review, stars in REVIEWS}
     assert classes(file=reader.files["train"], hub=None, label="stars") == ["bad", "fair", "good"]
@@ -133,8 +133,9 @@ def test_a_score_that_is_no_number_is_a_bad_row(table):
         ({"train": (".csv", "review,stars\n")}, {}, r"train\.csv has no rows\."),
         ({"train": (".csv", csv_of(REVIEWS[:3]))}, {}, r"train\.csv: 3 rows are too few to hold some out"),
         ({"train": (".csv", csv_of(REVIEWS))}, {"on_bad_row": "ignore"}, r"on_bad_row=ignore: choose error or skip"),
-        ({}, {"text": []}, r"task\.text=\[\]: name one column, or two for pairs"),
-        ({}, {"validation_share": 1.5}, r"task\.validation_share=1\.5: choose a share between 0 and 1"),
+        ({}, {}, r"task table: name your rows, e\.g\. task\.files\.train=mine\.csv"),
+        ({"train": (".csv", "")}, {"text": []}, r"task\.text=\[\]: name one column, or two for pairs"),
+        ({"train": (".csv", "")}, {"validation_share": 1.5}, r"task\.validation_share=1\.5: choose a share between 0 and 1"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_a_sentence(files, other, words, table):
@@ -153,7 +154,7 @@ def test_a_share_of_every_class_is_held_out_and_no_text_is_on_both_sides(table, 
     assert pairs(table(files).splits(unlabelled=False)["validation"]) == pairs(splits["validation"])
     assert pairs(table(files, split_seed=1).splits(unlabelled=False)["validation"]) != pairs(splits["validation"])
     said = capsys.readouterr().out
-    assert "table: 140 labelled rows: good 80, bad 40, fair 20; always saying good is right in 57.1%." in said
+    assert "table: 140 labelled rows (good: 80, bad: 40, fair: 20; always saying good is right 57.1% of the time)." in said
     assert "table: 28 of these rows are held out for validation." in said
 
 
