@@ -52,12 +52,12 @@ def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> li
 
 
 def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
-    """All metrics on the validation data and, where there is a labelled test split, on that, with what the data say about
-    how good is good."""
+    """All metrics on the validation data and, under their own names, on the further labelled splits of a task, with what the
+    data say about how good is good."""
     trainer.validate(distiller, data, verbose=False)
     metrics = dict(trainer.callback_metrics)
-    if getattr(data, "has_test", False):
-        trainer.test(distiller, data, verbose=False)
+    for split, loader in data.evaluations().items():
+        trainer.test(distiller, {split: loader}, verbose=False)
         metrics |= trainer.callback_metrics
     metrics |= getattr(data, "references", {})
     return {name: float(value) for name, value in sorted(metrics.items())}

@@ -161,21 +161,34 @@ def masked_lm(path: str | Path) -> Encoder:
 def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
     """The encoder in a local folder or under a hub name, as a classifier of labels; one label makes it a regression.
 
-    A classifier found there keeps its head, and its own labels must be these in this order; any other model gets a new
-    head.
+    A classifier found there keeps its head, whose classes are put into the order of labels by their names (upper and lower
+    case, blanks, `-` and `_` are alike); other names are refused. Any other model gets a new head.
     """
-    config = AutoConfig.from_pretrained(_existing(path))
+    config, order = AutoConfig.from_pretrained(_existing(path)), None
+    labels = [str(name) for name in labels]
     if any("SequenceClassification" in name for name in config.architectures or ()):
         found = [config.id2label[i] for i in range(config.num_labels)]
-        if found != list(labels):
+        theirs, ours = ([_plain(name) for name in names] for names in (found, labels))
+        if sorted(theirs) != sorted(ours) or len(set(ours)) < len(ours):
             raise ValueError(
-                f"labels: {path} classifies {found} and the task {list(labels)}. The names and their order must agree: "
+                f"labels: {path} classifies {found} and the task {labels}. The names must agree: "
                 "correct id2label in its config.json if only the names differ, or fine-tune it on this task (stage=teacher)."
             )
+        order = [theirs.index(name) for name in ours]
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = "regression" if len(labels) == 1 else "single_label_classification"
-    return _load(AutoModelForSequenceClassification, path, config=config)
+    encoder = _load(AutoModelForSequenceClassification, path, config=config)
+    if order is not None and order != sorted(order):
+        last = [m for m in encoder.model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)][-1]
+        with torch.no_grad():
+            for parameter in last.parameters():
+                parameter.copy_(parameter[order])
+    return encoder
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_").replace(" ", "_")
 
 
 def _existing(path: str | Path) -> str:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from kd_lightning.chain import plan
 from kd_lightning.run import build
+from kd_lightning.submission import FILES
 
 CONF = Path(__file__).parent.parent / "conf"
 PAIRS = sorted(tuple(path.stem.split("_")) for path in (CONF / "recipe").glob("*.yaml"))
@@ -38,7 +39,15 @@ def test_every_task_composes_and_its_monitor_is_one_of_its_metrics(task):
     cfg = compose("train", [f"task={task}"])
     assert cfg.task.name == task
     assert cfg.task.monitor in cfg.task.metrics
-    assert cfg.data.labels == cfg.task.labels
+    cfg.task.labels = ["no", "yes"]
+    assert cfg.data.reader.labels == cfg.networks.student.labels == ["no", "yes"]
+
+
+def test_the_eleven_files_of_the_leaderboard_are_those_of_the_tasks():
+    tasks = [compose("train", [f"task={task}"]).task for task in TASKS]
+    named = [name for task in tasks for name in task.get("submission", {})]
+    assert sorted(named) == sorted(FILES)
+    assert all(split in task.files for task in tasks for split in task.get("submission", {}).values())
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -278,12 +278,30 @@ def test_a_saved_classifier_keeps_its_head_and_loads_into_plain_transformers(tmp
     assert_close(theirs, logits, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("labels", [("no", "yes", "maybe"), ("yes", "no")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classifier_keeps_the_probability_of_each_class_name_whatever_the_order(kind, tmp_path, make_encoder, task_batch):
+    encoder, batch, rows = make_encoder(kind, labels=("Not-Entailment", "neutral", "entailment")), task_batch(), torch.arange(4)
+    encoder.model.save_pretrained(tmp_path)
+    encoder.tokenizer.save_pretrained(tmp_path)
+    ours = classifier(tmp_path, ("neutral", "entailment", "not_entailment")).eval()
+    assert ours.spec.labels == ("neutral", "entailment", "not_entailment")
+    assert ours.model.config.label2id == {"neutral": 0, "entailment": 1, "not_entailment": 2}
+    with torch.no_grad():
+        theirs = encoder(batch, ALL).logits(rows).softmax(-1)
+        mine = ours(batch, ALL).logits(rows).softmax(-1)
+    assert_close(mine, torch.stack([theirs[:, 1], theirs[:, 2], theirs[:, 0]], dim=1))
+    ours.model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        again = classifier(tmp_path, ours.spec.labels).eval()(batch, ALL).logits(rows).softmax(-1)
+    assert_close(again, mine, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("labels", [("no", "yes", "perhaps"), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")])
 def test_a_classifier_of_other_labels_is_refused(labels, tmp_path, make_encoder):
     encoder = make_encoder(labels=LABELS)
     encoder.model.save_pretrained(tmp_path)
     encoder.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"labels: .* classifies \['yes', 'no', 'maybe'\] and the task .*order must agree"):
+    with pytest.raises(ValueError, match=r"labels: .* classifies \['yes', 'no', 'maybe'\] and the task .*names must agree"):
         classifier(tmp_path, labels)
 
 

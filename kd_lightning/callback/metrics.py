@@ -24,7 +24,8 @@ class CrossEntropy(MeanMetric):
 
 
 class TeacherAndStudent(L.Callback):
-    """Logs `val/student/<metric>`, `val/teacher/<metric>`, `val/retention` and `val/agreement`, and the same for test.
+    """Logs `val/student/<metric>`, `val/teacher/<metric>`, `val/retention` and `val/agreement`. Trainer.test takes
+    a further split under its name, {"mismatched": loader}, and logs the same as `mismatched/student/<metric>` and so on.
 
     metrics: name -> factory of a torchmetrics Metric, the first one being the one that counts (retention, model choice);
     a factory that takes num_classes gets it from the student's spec. rows: which rows of a batch carry labels.
@@ -58,13 +59,13 @@ class TeacherAndStudent(L.Callback):
         self._update(pl_module, batch, batch_idx, "val")
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        self._update(pl_module, batch, batch_idx, "test")
+        self._update(pl_module, batch, batch_idx, *trainer.test_dataloaders)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._finish(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._finish(trainer, pl_module, "test")
+        self._finish(trainer, pl_module, *trainer.test_dataloaders)
 
     @torch.no_grad()
     def _update(self, module: L.LightningModule, batch: Mapping[str, Tensor], index: int, split: str) -> None:

@@ -150,6 +150,10 @@ class Corpus(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         return self._loader(validation_batches, self.val_rows)
 
+    def evaluations(self) -> dict[str, DataLoader]:
+        """A corpus has nothing to measure on but its held-out sequences."""
+        return {}
+
     def _loader(self, plan, rows: np.ndarray, **more) -> DataLoader:
         def collate(chosen: np.ndarray, generator: torch.Generator) -> dict[str, Tensor]:
             return self.collate(rows[chosen], generator)

@@ -6,8 +6,9 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from torchmetrics import PearsonCorrCoef
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
 
 from kd_lightning.callback.metrics import CrossEntropy, TeacherAndStudent
 from kd_lightning.method.distilbert import DistilBERTTask
@@ -152,3 +153,29 @@ def test_a_teacher_no_better_than_the_most_frequent_class_is_reported(teacher, u
             fit_it(callbacks=callbacks, num_sanity_val_steps=-1)
     else:
         fit_it(callbacks=callbacks, num_sanity_val_steps=-1)
+
+
+def test_further_splits_are_measured_under_their_own_names(engine, tmp_path):
+    """F1 of the second class: the teacher has 2 hits, 1 miss and no false alarm, 2 * 2 / (2 * 2 + 1)."""
+    splits = {"mismatched": batch([0, 0, 1, 1, 1], [0, 0, 1, 1, 0]), "test": batch([0, 1], [0, 1])}
+    metrics = ACCURACY | {"f1": BinaryF1Score}
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "default_root_dir": tmp_path}
+    trainer = L.Trainer(accelerator="cpu", callbacks=[TeacherAndStudent(metrics, labelled_examples)], **quiet)
+    distiller, found = distil(engine, ("no", "yes")), {}
+    for split, rows in splits.items():
+        trainer.test(distiller, {split: DataLoader([rows], batch_size=None)}, verbose=False)
+        found |= {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+    assert found == {
+        "mismatched/student/accuracy": 1.0,
+        "mismatched/student/f1": 1.0,
+        "mismatched/teacher/accuracy": 0.8,
+        "mismatched/teacher/f1": 0.8,
+        "mismatched/retention": 1.25,
+        "mismatched/agreement": 0.8,
+        "test/student/accuracy": 1.0,
+        "test/student/f1": 1.0,
+        "test/teacher/accuracy": 1.0,
+        "test/teacher/f1": 1.0,
+        "test/retention": 1.0,
+        "test/agreement": 1.0,
+    }

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from kd_lightning.data.glue import LabelledText
+from kd_lightning.data.glue import Glue
+from kd_lightning.data.labelled import LabelledText
+from kd_lightning.data.rows import say
 
 SENTENCES = [f"w{10 + i} w20 w30" + " w40" * (i % 5) for i in range(22)]
 
@@ -17,26 +19,29 @@ def task(tmp_path, tokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         for split, text in texts.items():
             (folder / f"{split}.tsv").write_text(text, encoding="utf-8", newline="\n")
-        given = {
-            "tokenizer": tokenizer,
+        reader = {
             "name": "demo",
             "root": str(tmp_path / "glue"),
             "folder": "Task",
             "hub": None,
+            "hub_text": ["sentence"],
+            "hub_splits": {},
             "files": {name: f"{name}.tsv" for name in ("train", "validation", "test", "unlabelled")},
             "columns": None,
             "text": ["sentence"],
             "label": "label",
             "labels": ["bad", "good"],
             "values": None,
-            "max_length": 32,
-            "batch_size": 4,
-            "unlabelled": False,
-            "workers": 0,
-            "seed": 1,
+            "rows": {},
+            "on_bad_row": "error",
         }
-        return LabelledText(**given | other)
+        module = {"max_length": 32, "batch_size": 4, "unlabelled": False, "workers": 0, "seed": 1}
+        given = {name: other.get(name, value) for name, value in reader.items()}
+        return LabelledText(
+            tokenizer=tokenizer, reader=Glue(**given), **{name: other.get(name, value) for name, value in module.items()}
+        )
 
+    say.cache_clear()
     return make
 
 
@@ -68,7 +73,7 @@ def test_every_row_becomes_one_example_with_its_label(task, tokenizer):
     expected = {tuple(tokenizer(text).input_ids): i % 2 for i, text in enumerate(SENTENCES)}
     assert examples(data.train_dataloader()) == expected
     assert len(examples(data.val_dataloader())) == 9
-    assert not data.has_test
+    assert not data.evaluations()
 
 
 def test_a_batch_is_padded_to_its_longest_and_typed(task, tokenizer):
@@ -157,17 +162,16 @@ def test_wanting_unlabelled_rows_wants_no_other_file(present, task):
     data = task(both(), unlabelled=True, files={name: f"{name}.tsv" for name in present})
     data.prepare_data()
     assert len(examples(data.train_dataloader())) == 22
-    assert not data.has_test
+    assert not data.evaluations()
 
 
 def test_a_test_split_counts_only_where_it_has_labels(task):
     data = task(both(test=labelled(5)))
     data.prepare_data()
-    assert data.has_test
-    assert len(examples(data.test_dataloader())) == 5
+    assert len(examples(data.evaluations()["test"])) == 5
     withheld = task(both(test=table([(0, SENTENCES[0])], header="index\tsentence")))
     withheld.prepare_data()
-    assert not withheld.has_test
+    assert not withheld.evaluations()
 
 
 def test_epochs_come_in_different_orders_and_validation_in_one(task, process):
@@ -205,10 +209,18 @@ def test_epochs_come_in_different_orders_and_validation_in_one(task, process):
             {},
             r"train\.tsv has no column sentence and label; its columns are text, class",
         ),
-        (both(train="sentence\tlabel\nw5\tbad\nw6\n"), {}, r"train\.tsv, line 3 has 1 fields, but column label is the 2th"),
+        (both(train="sentence\tlabel\nw5\tbad\nw6\n"), {}, r"train\.tsv has 1 bad row \(line 3: 1 field for 2 columns\)"),
         (both(validation="sentence\tlabel\n"), {}, r"validation\.tsv has no rows"),
-        (both(train=labelled(values=("bad", "fine"))), {}, r"row 2 of train has the label 'fine'; known are bad, good"),
-        (both(train=labelled(values=("1.5", "much"))), {"labels": ["score"]}, r"row 2 of train has the score 'much', not a"),
+        (
+            both(train=labelled(values=("bad", "fine"))),
+            {},
+            r"train\.tsv has 11 bad rows \(line 3: label is 'fine'; known are bad, good; line 5",
+        ),
+        (
+            both(train=labelled(values=("1.5", "much"))),
+            {"labels": ["score"]},
+            r"train\.tsv has 11 bad rows \(line 3: label is 'much', not a number",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_a_sentence(files, other, words, task):
@@ -246,7 +258,7 @@ class TestFromTheHub:
         data.prepare_data()
         assert data.splits["train"]["label"] == [0, 1] * 6
         assert data.splits["validation"]["label"] == [1, 0, 1]
-        assert not data.has_test
+        assert not data.evaluations()
 
     def test_its_classes_may_come_in_another_order(self, task):
         data = task({}, root=None, hub=["nyu-mll/glue", "sst2"], labels=["good", "bad"], values=["1", "0"])
@@ -255,5 +267,84 @@ class TestFromTheHub:
 
     def test_other_classes_are_refused(self, task):
         data = task({}, root=None, hub=["nyu-mll/glue", "sst2"], labels=["bad", "fine"])
-        with pytest.raises(ValueError, match=r"task demo: .*good.*; known are bad, fine"):
+        with pytest.raises(ValueError, match=r"task demo: train of .*good.*; known are bad, fine"):
             data.prepare_data()
+
+
+class TestFromACopyOfTheHub:
+    """Two forms of it: the hub's own Parquet files, and what save_to_disk leaves."""
+
+    @pytest.fixture(params=["parquet", "save_to_disk"])
+    def copied(self, request, tmp_path):
+        from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+        features = Features({"premise": Value("string"), "label": ClassLabel(names=["good", "bad"]), "idx": Value("int32")})
+
+        def split(labels: list[int]) -> Dataset:
+            rows = {"premise": SENTENCES[: len(labels)], "label": labels, "idx": list(range(len(labels)))}
+            return Dataset.from_dict(rows, features=features)
+
+        data = DatasetDict(
+            train=split([0, 1, 1]), validation_matched=split([1, 0]), validation_mismatched=split([1] * 4), test=split([-1] * 3)
+        )
+        if request.param == "save_to_disk":
+            data.save_to_disk(tmp_path / "glue" / "demo")
+        else:
+            (tmp_path / "glue" / "demo").mkdir(parents=True)
+            for name, rows in data.items():
+                rows.to_parquet(tmp_path / "glue" / "demo" / f"{name}-00000-of-00001.parquet")
+
+    def test_columns_splits_and_classes_go_by_name(self, copied, task):
+        hub = {"hub": ["nyu-mll/glue", "demo"], "hub_text": ["premise"], "folder": "DEMO"}
+        names = {"validation": "validation_matched", "mismatched": "validation_mismatched"}
+        files = dict.fromkeys(("train", "validation", "mismatched", "test"), "absent.tsv")
+        data = task({}, **hub, hub_splits=names, files=files)
+        data.prepare_data()
+        assert {name: split["label"][:] for name, split in data.splits.items()} == {
+            "train": [1, 0, 0],
+            "validation": [0, 1],
+            "mismatched": [0] * 4,
+        }
+        assert len(data.reader.read("test", labelled=False)) == 3
+
+    def test_a_split_that_is_not_there_is_refused(self, copied, task):
+        data = task({}, hub=["nyu-mll/glue", "demo"], hub_text=["premise"], folder="DEMO")
+        with pytest.raises(ValueError, match=r"task demo: .*demo has no split validation"):
+            data.prepare_data()
+
+
+def test_malformed_lines_are_left_out_and_counted_where_the_benchmark_has_some(task, capsys):
+    data = task({"train": "sentence\tlabel\nw5\tbad\nw6\nw7\tw8\nw9\tgood\n", "validation": labelled(4)}, on_bad_row="skip")
+    data.prepare_data()
+    assert data.splits["train"]["label"][:] == [0, 1]
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "train.tsv: 2 bad rows left out (line 3: 1 field for 2 columns; line 4: label is 'w8'; known" in said
+
+
+def test_stray_tabs_after_the_last_column_are_ignored(task):
+    data = task({"train": "sentence\tlabel\nw5\tbad\tmore\t\nw6\tgood\n", "validation": labelled(4)})
+    data.prepare_data()
+    assert data.splits["train"]["label"][:] == [0, 1]
+
+
+def test_bytes_that_are_not_utf8_are_refused_with_their_line_and_a_byte_order_mark_is_nothing(task, tmp_path):
+    task(both())
+    file = tmp_path / "glue" / "Task" / "train.tsv"
+    file.write_bytes("﻿sentence\tlabel\nw5\tbad\n".encode() + b"w6 \xff\tgood\n")
+    with pytest.raises(ValueError, match=r"train\.tsv has 1 bad row \(line 3: sentence holds bytes that are not UTF-8\)"):
+        task({}).prepare_data()
+
+
+def test_another_number_of_rows_than_the_benchmarks_is_said_once(task, capsys):
+    """A chain reads the same files in each of its stages."""
+    reader = task(both(), rows={"train": 104743, "validation": 9}).reader
+    reader.splits(unlabelled=False)
+    reader.splits(unlabelled=False)
+    assert capsys.readouterr().out == "demo: train has 22 rows; the benchmark has 104,743.\n"
+
+
+def test_every_labelled_split_that_is_named_is_measured_under_its_name(task):
+    files = {name: f"{name}.tsv" for name in ("train", "validation", "mismatched", "test")}
+    data = task(both(mismatched=labelled(5), test=table([(0, "w5")], header="index\tsentence")), files=files)
+    data.prepare_data()
+    assert {name: len(examples(loader)) for name, loader in data.evaluations().items()} == {"mismatched": 5}

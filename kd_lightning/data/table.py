@@ -1,0 +1,137 @@
+"""A task of one's own: rows of CSV, TSV, JSON Lines or Parquet files, or of a data set of the hub."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, load_dataset
+
+from kd_lightning.data.rows import FORMATS, Rows, collect, dataset_rows, readable, say
+
+WANTED = "name your rows, e.g. task.files.train=mine.csv task.text=[review] task.label=stars."
+
+
+def rows_of(file: str, hub: list[str] | None) -> Rows:
+    """The rows of a file, or with hub, [data set] or [data set, configuration], of the split of that name."""
+    if hub is not None:
+        try:
+            data = load_dataset(*hub)
+        except OSError as error:
+            raise ValueError(f"task.hub: {':'.join(hub)} cannot be loaded ({error}).") from error
+        if file not in data:
+            raise ValueError(f"task.files: {':'.join(hub)} has no split {file}; it has {', '.join(data)}.")
+        return dataset_rows(data[file])
+    path = Path(file)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"task.files: {file} ends in none of {', '.join(FORMATS)}, so its format is unknown.")
+    if not path.is_file():
+        raise ValueError(f"task.files: {file} cannot be found.")
+    return FORMATS[path.suffix](path)
+
+
+def classes(*, file: str | None, hub: list[str] | None, label: str | None) -> list[str]:
+    """The labels in the column, sorted. Rows that cannot be read are left to `Table`, which reports them."""
+    if file is None or label is None:
+        raise ValueError(f"task=table: {WANTED}")
+    columns: dict[str, None] = {}
+    seen: Counter[str] = Counter()
+    for _, row in rows_of(file, hub):
+        if isinstance(row, dict):
+            columns |= dict.fromkeys(row)
+            seen[str(row.get(label, ""))] += row.get(label) not in (None, "") and readable(str(row[label]))
+    found = sorted(+seen)
+    if not found:
+        raise ValueError(f"{file} has no row with a {label}; its columns are {', '.join(columns)}.")
+    if len(found) == 1:
+        raise ValueError(f"{file}: every row has the {label} '{found[0]}', so there is nothing to learn.")
+    if len(found) > max(2, seen.total() / 2):
+        raise ValueError(
+            f"{file}: {label} has {len(found):,} different values in {seen.total():,} rows. If they are scores, choose "
+            "task=table_regression; else name the classes, task.labels=[...]."
+        )
+    return found
+
+
+class Table:
+    """Rows of one's own files.
+
+    files: split -> file, or the hub's name of the split. train must be given; unlabelled is for training, and any split
+    other than these and validation is measured at the end. Without validation a share of train is held out: the same share
+    of every class, the same rows for the same split_seed, and never a text that is also trained on.
+    text: one or two columns; label: the label's. labels: the class names in the order of the logits; one makes it a
+    regression. on_bad_row: error | skip. A .tsv file is never quoted.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        files: dict[str, str | None],
+        hub: list[str] | None,
+        text: list[str] | None,
+        label: str | None,
+        labels: list[str],
+        validation_share: float,
+        split_seed: int,
+        on_bad_row: str,
+    ) -> None:
+        if text is None or label is None or files.get("train") is None:
+            raise ValueError(f"task {name}: {WANTED}")
+        if len(text) not in (1, 2):
+            raise ValueError(f"task.text={text}: name one column, or two for pairs.")
+        if not 0 < validation_share < 1:
+            raise ValueError(f"task.validation_share={validation_share}: choose a share between 0 and 1, e.g. 0.1.")
+        self.name, self.hub, self.text, self.label = name, hub, text, label
+        self.files = {split: file for split, file in files.items() if file is not None}
+        self.labels = [str(label) for label in labels]
+        self.validation_share, self.split_seed, self.on_bad_row = validation_share, split_seed, on_bad_row
+
+    def splits(self, unlabelled: bool) -> dict[str, Dataset]:
+        wanted = [split for split in self.files if unlabelled or split != "unlabelled"]
+        found = {split: self._read(split) for split in wanted}
+        self._describe(found["train"])
+        if "validation" not in found:
+            found["train"], found["validation"] = self._held_out(found["train"])
+        shared = len(set(_texts(found["train"])) & set(_texts(found["validation"])))
+        if shared:
+            say(f"{self.name}: {shared:,} texts of validation are in train too, so its figures flatter.")
+        return found
+
+    def _read(self, split: str) -> Dataset:
+        file, label = self.files[split], None if split == "unlabelled" else self.label
+        source = file if self.hub is None else f"{file} of {':'.join(self.hub)}"
+        rows = rows_of(file, self.hub)
+        return collect(source, rows, text=self.text, label=label, values=self.labels, on_bad_row=self.on_bad_row, empty=False)
+
+    def _describe(self, train: Dataset) -> None:
+        labels = train["label"]
+        if len(self.labels) == 1:
+            what = f"{self.label} from {min(labels):g} to {max(labels):g}, on average {np.mean(labels):g}"
+        else:
+            counts = Counter(labels).most_common()
+            what = ", ".join(f"{self.labels[i]}: {n:,}" for i, n in counts[:20]) + (" ..." if len(counts) > 20 else "")
+            what += f"; always saying {self.labels[counts[0][0]]} is right {counts[0][1] / len(labels):.1%} of the time"
+        say(f"{self.name}: {len(labels):,} labelled rows ({what}).")
+
+    def _held_out(self, rows: Dataset) -> tuple[Dataset, Dataset]:
+        """Train and validation. Rows of the same text stay together, in the stratum of the first one's label."""
+        texts = _texts(rows)
+        first = {text: i for i, text in reversed(list(enumerate(texts)))}
+        labels = np.asarray(rows["label"]) if len(self.labels) > 1 else np.zeros(len(rows))
+        distinct = np.array(sorted(first.values()))
+        random, held = np.random.default_rng(self.split_seed), set()
+        for label in np.unique(labels[distinct]):
+            stratum = random.permutation(distinct[labels[distinct] == label])
+            count = max(round(self.validation_share * len(stratum)), int(len(stratum) > 1))
+            held |= {texts[i] for i in stratum[: min(count, len(stratum) - 1)]}
+        if not held:
+            raise ValueError(
+                f"{self.files['train']}: {len(rows)} rows are too few to hold some out. Give task.files.validation."
+            )
+        chosen = np.array([text in held for text in texts])
+        say(f"{self.name}: {chosen.sum():,} of these rows are held out for validation.")
+        return rows.select(np.flatnonzero(~chosen)), rows.select(np.flatnonzero(chosen))
+
+
+def _texts(rows: Dataset) -> list[tuple[str, ...]]:
+    return list(zip(*(rows[name] for name in rows.column_names if name != "label"), strict=True))

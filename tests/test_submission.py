@@ -1,0 +1,125 @@
+"""The zip that the leaderboard takes, read back with nothing of ours."""
+
+import csv
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from kd_lightning.submission import write
+
+CONF = Path(__file__).parent.parent / "conf"
+SENTENCES = [f"w{10 + i} w20" + " w30" * (7 * i % 11) for i in range(40)]  # of lengths that come in no order
+OFFICIAL = {  # name in the zip -> the words that the benchmark wants there
+    "MNLI-m.tsv": {"entailment", "neutral", "contradiction"},
+    "MNLI-mm.tsv": {"entailment", "neutral", "contradiction"},
+    "AX.tsv": {"entailment", "neutral", "contradiction"},
+    "RTE.tsv": {"entailment", "not_entailment"},
+    "CoLA.tsv": {"0", "1"},
+    "WNLI.tsv": {"0", "1"},
+    "STS-B.tsv": None,
+}
+
+
+@pytest.fixture
+def glue(tmp_path):
+    """Test files in the official layout."""
+    headers = {
+        "MNLI/test_matched": "index\tpromptID\tpairID\tgenre\tsentence1\tsentence2",
+        "MNLI/test_mismatched": "index\tpromptID\tpairID\tgenre\tsentence1\tsentence2",
+        "diagnostic/diagnostic": "index\tsentence1\tsentence2",
+        "RTE/test": "index\tsentence1\tsentence2",
+        "CoLA/test": "index\tsentence",
+        "WNLI/test": "index\tsentence1\tsentence2",
+        "STS-B/test": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2",
+    }
+    for name, header in headers.items():
+        path = tmp_path / "glue" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = header.split("\t")
+        rows = [[str(i), *["x"] * (len(columns) - 3), f"w{5 + i}", text][-len(columns) :] for i, text in enumerate(SENTENCES)]
+        path.write_text("\n".join([header, *map("\t".join, rows)]) + "\n")
+    return str(tmp_path / "glue")
+
+
+@pytest.fixture
+def artifact(tmp_path, make_encoder):
+    """What a task stage leaves, with a random classifier."""
+
+    def make(task: str) -> str:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", [f"task={task}", "task.max_length=32", "method=finetune", "stage=task"])
+        cfg.student.path = cfg.teacher.path = "none"
+        encoder = make_encoder(labels=tuple(cfg.task.labels))
+        pooled = encoder.model(**encoder.tokenizer(SENTENCES, padding=True, return_tensors="pt")).logits
+        with torch.no_grad():  # so that no class is said throughout
+            encoder.model.classifier.bias -= pooled.mean(0)
+        folder = tmp_path / "artifacts" / task
+        encoder.model.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+        OmegaConf.save(cfg, folder / "run.yaml", resolve=True)
+        return str(folder)
+
+    return make
+
+
+def test_the_zip_has_the_official_names_headers_words_and_order(glue, artifact, tmp_path):
+    folders = {task: artifact(task) for task in ("mnli", "rte", "cola", "wnli", "stsb")}
+    out = tmp_path / "submission.zip"
+    missing = write(list(folders.values()), glue, out)
+    assert missing == ["SST-2.tsv", "MRPC.tsv", "QQP.tsv", "QNLI.tsv"]
+    assert [path.name for path in tmp_path.glob("*.zip*")] == ["submission.zip"]
+    with zipfile.ZipFile(out) as archive:
+        assert set(archive.namelist()) == set(OFFICIAL)
+        files = {name: archive.read(name).decode() for name in OFFICIAL}
+    for name, words in OFFICIAL.items():
+        header, *rows = list(csv.reader(io.StringIO(files[name]), delimiter="\t"))
+        assert header == ["index", "prediction"]
+        assert [int(row[0]) for row in rows] == list(range(40))
+        said = [row[1] for row in rows]
+        assert len(set(said)) > 1, f"{name}: all predictions are alike, so their order would not show"
+        assert set(said) <= words if words else all(0 <= float(score) <= 5 for score in said)
+    model = AutoModelForSequenceClassification.from_pretrained(folders["cola"]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folders["cola"])
+    with torch.no_grad():
+        classes = [int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in SENTENCES]
+    assert [int(line.split("\t")[1]) for line in files["CoLA.tsv"].splitlines()[1:]] == classes
+
+
+def test_two_artifacts_of_a_task_are_refused_and_leave_nothing(glue, artifact, tmp_path):
+    folder = artifact("rte")
+    with pytest.raises(ValueError, match=r"RTE\.tsv: .*rte and .*rte are of the same task\. Give one artifact a task"):
+        write([folder, folder], glue, tmp_path / "submission.zip")
+    assert not list(tmp_path.glob("*.zip*"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "run.yaml").unlink(), r"rte: no artifact is there"),
+        (lambda folder: (folder / "config.json").write_text('{"architectures": ["BertModel"]}'), r"classifies nothing"),
+        (
+            lambda folder: OmegaConf.save({"task": {"name": "mine"}, "data": {}}, folder / "run.yaml"),
+            r"task mine is none of GLUE",
+        ),
+    ],
+)
+def test_what_is_no_artifact_of_glue_is_refused(damage, words, glue, artifact, tmp_path):
+    folder = artifact("rte")
+    damage(Path(folder))
+    with pytest.raises(ValueError, match=words):
+        write([folder], glue, tmp_path / "submission.zip")
+
+
+def test_the_command_says_a_mistake_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "kd_lightning.submission", str(tmp_path / "nothing")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent)
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith(f"submission: {tmp_path}/nothing: no artifact is there")
