@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.artifact import measure, save
+from kd_lightning.artifact import measure, predict, save
 
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
 # a deprecation inside Lightning itself.
@@ -76,7 +76,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
         ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
         distiller.student.load_state_dict(ours)
     metrics = measure(trainer, distiller, data)
-    save(cfg, command, metrics, distiller)
+    save(cfg, command, metrics, predict(trainer, distiller, data), distiller)
     shutil.rmtree(work / "checkpoints")
     return metrics
 
