@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pyarrow as pa
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pyarrow import parquet
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 CARD = """---
 library_name: transformers
@@ -28,7 +30,7 @@ Made with kd-lightning: method {method}, stage {stage}, scale {scale}. Load it w
 
 Command: `{command}`
 
-The whole configuration is in `run.yaml`, the metrics are in `metrics.json`.
+The whole configuration is in `run.yaml`, the metrics in `metrics.json`, a task's validation logits in `predictions.parquet`.
 """
 
 
@@ -51,6 +53,14 @@ def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> li
     return [statistics.median(measured) for measured in times]
 
 
+def load(folder: str | Path) -> PreTrainedModel:
+    """The model in an artifact, or of a hub name, with the head it was saved with, in float32."""
+    names = AutoConfig.from_pretrained(folder).architectures or ["BertModel"]
+    heads = {"SequenceClassification": AutoModelForSequenceClassification, "MaskedLM": AutoModelForMaskedLM}
+    auto_class = next((found for head, found in heads.items() if names[0].endswith(head)), AutoModel)
+    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
     """All metrics on the validation data and, under their own names, on the further labelled splits of a task, with what the
     data say about how good is good."""
@@ -63,7 +73,23 @@ def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     return {name: float(value) for name, value in sorted(metrics.items())}
 
 
-def save(cfg: DictConfig, command: str, metrics: dict[str, float], distiller: L.LightningModule) -> None:
+def predict(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningDataModule) -> pa.Table | None:
+    """The validation rows in order: `row` (from 0), `label` and the logits of `student` and `teacher`, a list each.
+
+    None where the run is about no task, or its student has no trained head.
+    """
+    if not (distiller.student.spec.labels and distiller.student_needs.logits):
+        return None
+    loader = data.val_dataloader()
+    batches = trainer.predict(distiller, loader)
+    columns = {name: torch.cat([batch[name].cpu() for batch in batches]).tolist() for name in batches[0]}
+    rows = [int(row) for batch in loader.dataset.plan for row in batch]
+    return pa.table({"row": rows, **columns}).sort_by("row")
+
+
+def save(
+    cfg: DictConfig, command: str, metrics: dict[str, float], predictions: pa.Table | None, distiller: L.LightningModule
+) -> None:
     """Write the artifact beside its place and move it there whole. A head that no term has trained is left out."""
     folder = Path(cfg.artifact)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -94,6 +120,8 @@ def save(cfg: DictConfig, command: str, metrics: dict[str, float], distiller: L.
         encoding="utf-8",
     )
     OmegaConf.save(cfg, unfinished / "run.yaml", resolve=True)
+    if predictions is not None:
+        parquet.write_table(predictions, unfinished / "predictions.parquet")
     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)

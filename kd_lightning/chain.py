@@ -2,8 +2,11 @@
 
 An artifact lies at `<artifacts>/<scale>/<the recipe's artifact name>`. Where the command line changes more than the choice
 of method, stage, scale and task, a digest of those changes follows the name, so that the runs of a sweep never meet.
+With `seeds`, each seed after the first adds its number. The stages it starts from are made again with it, but for those
+that are `shared` (`conf/stage`): the teacher and the general student.
 """
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ INHERITED = (
 )
 # So do these, of the machine, and they change no artifact.
 MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.workers")
-RUN_WIDE = ("logger", "ckpt_path", "checkpoint_minutes", "prerequisites", "compare")
+RUN_WIDE = ("logger", "ckpt_path", "checkpoint_minutes", "prerequisites", "compare", "seeds")
 # What changes neither an artifact nor its place.
 NEUTRAL = ("method", "stage", "scale", "task", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
 # The parts of a configuration that an artifact depends on, and what of them depends on the machine alone.
@@ -37,20 +40,27 @@ INDIFFERENT = {"trainer": ("accelerator", "devices", "strategy", "log_every_n_st
 
 
 def plan(cfg: DictConfig, overrides: list[str]) -> list[DictConfig]:
-    """The runs of a chain, prerequisites first, cfg among them; in each, `artifact` is the whole path and teacher.path and
-    student.path say where it starts from.
+    """The runs of a chain, prerequisites first, cfg among them, for one seed after the other.
+
+    In each, `artifact` is the whole path, `setting` that path but for the seed, and teacher.path and student.path say where
+    it starts from.
 
     overrides: the command line. Raises ValueError where a prerequisite is missing and prerequisites=error, or where an
     artifact of that name was made with other settings.
     """
     if cfg.prerequisites not in ("run", "error"):
         raise ValueError(f"prerequisites={cfg.prerequisites}: choose run or error.")
+    if not isinstance(cfg.seeds, int) or cfg.seeds < 1:
+        raise ValueError(f"seeds={cfg.seeds}: give how many seeds, 1 or more (the first one is seed={cfg.seed}).")
     runs: dict[str, DictConfig] = {}
-    _add(cfg, overrides, runs)
-    for choice in cfg.compare:
-        kept = _inherited(overrides, choice.method == cfg.method.name, to_teacher=False)
-        _add(_compose(choice, kept), kept, runs)
-    missing = [path for path, run in runs.items() if run is not cfg and not finished(run)]
+    named = [cfg, *(copy.deepcopy(cfg) for _ in range(1, cfg.seeds))]
+    for number, own in enumerate(named):
+        seed = cfg.seed + number if number else None
+        _add(own, overrides, runs, seed)
+        for choice in cfg.compare:
+            kept = _inherited(overrides, choice.method == cfg.method.name, to_teacher=False)
+            _add(_compose(choice, kept), kept, runs, seed)
+    missing = [path for path, run in runs.items() if run.setting != cfg.setting and not finished(run)]
     if cfg.prerequisites == "error" and missing:
         raise ValueError(
             f"earlier stages are missing: {', '.join(missing)}. Run them first, or set prerequisites=run, or name a model "
@@ -108,13 +118,16 @@ def _inherited(overrides: list[str], same_method: bool, to_teacher: bool) -> lis
     return kept
 
 
-def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig]) -> None:
-    """Append cfg's prerequisites and then cfg to runs; fill in where it starts from and what it leaves."""
+def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig], seed: int | None) -> None:
+    """Append cfg's prerequisites and then cfg to runs; fill in where it starts from and what it leaves.
+
+    seed: of a repetition of the chain; None: cfg's own.
+    """
     for who, choice in cfg.starts_from.items():
         if cfg[who].path is None:
             kept = _inherited(overrides, choice.method == cfg.method.name, to_teacher=who == "teacher")
             earlier = _compose(choice, kept)
-            _add(earlier, kept, runs)
+            _add(earlier, kept, runs, None if earlier.stage.shared else seed)
             cfg[who].path = earlier.artifact
     if cfg.teacher.path is None:
         cfg.teacher.path = cfg.teacher.pretrained
@@ -124,7 +137,14 @@ def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig]) -> 
         for override, name in names.items()
         if name not in MACHINE and (name.split(".")[0] not in NEUTRAL or name.startswith(("method.", "task.")))
     )
-    digest = f"-{hashlib.blake2b(repr(own).encode(), digest_size=4).hexdigest()}" if own else ""
+    place = Path(cfg.artifacts) / cfg.scale.name / cfg.artifact
     with open_dict(cfg):
-        cfg.artifact = str(Path(cfg.artifacts) / cfg.scale.name / f"{cfg.artifact}{digest}")
+        cfg.setting = f"{place}{_digest([o for o in own if not o.startswith('seed=')])}"
+        cfg.artifact = f"{place}{_digest(own)}"
+    if seed is not None:
+        cfg.seed, cfg.artifact = seed, f"{cfg.artifact}-seed{seed}"
     runs.setdefault(cfg.artifact, cfg)
+
+
+def _digest(overrides: list[str]) -> str:
+    return f"-{hashlib.blake2b(repr(overrides).encode(), digest_size=4).hexdigest()}" if overrides else ""

@@ -76,6 +76,13 @@ class Distiller(L.LightningModule):
     def test_step(self, batch: Batch, _: int) -> None:
         """Nothing of its own: the metrics callback measures student and teacher on the batch."""
 
+    def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
+        """The logits [B, C] of student and, if there is one, teacher, both classifiers, and the labels [B]."""
+        rows = torch.arange(len(batch["labels"]), device=self.device)
+        networks = {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
+        logits = {who: network(batch, Needs(logits=True)).logits(rows).float() for who, network in networks.items()}
+        return {"label": batch["labels"], **logits}
+
     def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], size: int) -> None:
         self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"{split}/loss/{name}": part for name, part in parts.items()}, prog_bar=True, batch_size=size)

@@ -1,17 +1,17 @@
 """What a person reads: the plan before a chain, the table after it."""
 
 import csv
-import json
+import statistics
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from kd_lightning.artifact import latency, parameters
+from kd_lightning.artifact import latency, load, parameters
 from kd_lightning.chain import finished
+from kd_lightning.results import Result, collect, differences, mean_and_deviation
 
 console = Console(markup=False, width=None if Console().is_terminal else 110)
 
@@ -26,69 +26,68 @@ def show_plan(runs: list[DictConfig]) -> None:
 def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
     """Print and write (`table.csv` in the artifact) teacher, student and baseline; returns the student's deciding metric.
 
-    The baseline is the same student without a teacher (method=finetune), where its artifact is there or part of the runs.
+    The baseline is the same student without a teacher (method=finetune), where it is part of the runs. Of several seeds:
+    the mean with the standard deviation, and the median. Below stands whether the students differ (paired bootstrap).
     Latency is measured here, all models taking turns in this process.
     """
-    rows = _rows(cfg, runs)
+    own = [run for run in runs if run.setting == cfg.setting]
+    others = [run for run in runs if run.setting != cfg.setting and run.metric == cfg.metric and run.stage.name != "teacher"]
+    results = collect(run.artifact for run in [*own, *others])
+    keys, name = (cfg.metric, cfg.metric.replace("val/", "test/")), cfg.metric.rpartition("/")[2]
+    rows = [(_who(result), str(result.folders[0]), *map(result.scores, keys)) for result in results]
+    if cfg.networks.teacher is not None:
+        theirs = (results[0].scores(f"{split}/teacher/{name}")[:1] for split in ("val", "test"))
+        rows.insert(0, ("teacher", cfg.networks.teacher.path, *theirs))
     length = min(64, cfg.data.max_length)
-    models = [_load(folder) for _, folder, _ in rows]
+    models = [load(folder) for _, folder, _, _ in rows]
     times = latency(models, length)
-    reference = rows[0][2].get(cfg.metric)
-    name = cfg.metric.removeprefix("val/").removeprefix("student/")
+    reference = statistics.fmean(rows[0][2] or [0.0])
     table = []
-    for (who, folder, metrics), model, time in zip(rows, models, times, strict=True):
-        score = metrics.get(cfg.metric)
+    for (model_name, folder, scores, tests), model, time in zip(rows, models, times, strict=True):
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
         table.append(
             {
-                "model": who,
-                name: _number(score),
-                f"{name} (test)": _number(metrics.get(cfg.metric.replace("val/", "test/"))),
-                "retention": _number(score / reference if score is not None and reference else None),
+                "model": model_name,
+                name: mean_and_deviation(scores),
+                **({"median": f"{statistics.median(scores):.4f}" if scores else ""} if len(own) > 1 else {}),
+                f"{name} (test)": mean_and_deviation(tests),
+                "retention": f"{statistics.fmean(scores) / reference:.4f}" if scores and reference else "",
                 "parameters": f"{parameters(model) / 1e6:.2f}M",
                 "MB": f"{size:.1f}",
                 "ms": f"{time:.2f}",
                 "speed-up": f"{times[0] / time:.1f}x",
             }
         )
-    with (Path(cfg.artifact) / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    write_csv(Path(cfg.artifact) / "table.csv", table)
     machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32"
     console.print(cfg.artifact, highlight=False, soft_wrap=True)
-    shown = Table(caption=machine, caption_justify="left")
-    for column in table[0]:
-        shown.add_column(column, justify="left" if column == "model" else "right")
-    for row in table:
-        shown.add_row(*row.values())
-    console.print(shown)
-    return rows[-1 if len(rows) == 1 else 1][2][cfg.metric]
+    show(table, machine + (f"; ±: standard deviation over {len(own)} seeds" if len(own) > 1 else ""))
+    show_differences(results)
+    return statistics.fmean(results[0].scores(cfg.metric))
 
 
-def _rows(cfg: DictConfig, runs: list[DictConfig]) -> list[tuple[str, str, dict[str, float]]]:
-    """(name, folder, metrics) of the teacher, if there is one, of this run and of the runs it is compared with."""
-    own = _metrics(cfg.artifact)
-    rows = [(f"{cfg.method.name} {cfg.stage.name}", cfg.artifact, own)]
-    for run in runs:
-        if run is not cfg and run.metric == cfg.metric and run.stage.name != "teacher":
-            rows.append((f"{run.method.name} {run.stage.name}", run.artifact, _metrics(run.artifact)))
-    if cfg.networks.teacher is not None:
-        seen = {name.replace("/teacher/", "/student/"): value for name, value in own.items() if "/teacher/" in name}
-        rows.insert(0, ("teacher", cfg.networks.teacher.path, seen))
-    return rows
+def show_differences(results: list[Result]) -> None:
+    for ours, theirs, found in differences(results):
+        line = f"{ours.name} less {theirs.name}, {ours.cfg.task.monitor} on {ours.cfg.task.name}: {found}"
+        console.print(line, highlight=False, soft_wrap=True)
 
 
-def _metrics(folder: str) -> dict[str, float]:
-    return json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
+def show(rows: list[dict[str, str]], caption: str) -> None:
+    """A table on the console; the columns are those of the first row, of which the first is text."""
+    table = Table(caption=caption, caption_justify="left")
+    for number, column in enumerate(rows[0]):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
 
 
-def _load(folder: str) -> PreTrainedModel:
-    names = AutoConfig.from_pretrained(folder).architectures or ["BertModel"]
-    heads = {"SequenceClassification": AutoModelForSequenceClassification, "MaskedLM": AutoModelForMaskedLM}
-    auto_class = next((found for head, found in heads.items() if names[0].endswith(head)), AutoModel)
-    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+def _who(result: Result) -> str:
+    return f"{result.cfg.method.name} {result.cfg.stage.name}"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

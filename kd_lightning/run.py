@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.artifact import measure, save
+from kd_lightning.artifact import measure, predict, save
 
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
 # a deprecation inside Lightning itself.
@@ -88,8 +88,9 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
         ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
         distiller.student.load_state_dict(ours)
     metrics = measure(trainer, distiller, data)
+    predictions = predict(trainer, distiller, data)
     if trainer.is_global_zero:
-        save(cfg, command, metrics, distiller)
+        save(cfg, command, metrics, predictions, distiller)
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
     trainer.strategy.barrier()
     return metrics

@@ -106,6 +106,56 @@ def test_missing_prerequisites_are_refused_where_that_is_asked_for():
         plan(compose("train", overrides), overrides)
 
 
+def _runs(*overrides):
+    return plan(compose("train", list(overrides)), list(overrides))
+
+
+def test_each_seed_makes_the_tasks_stages_again_and_shares_teacher_and_general_student():
+    runs = _runs("stage=task", "seeds=3", "compare=[{method: finetune, stage: task}]", "artifacts=nowhere")
+    made = {}
+    for run in runs:
+        made.setdefault((run.method.name, run.stage.name), []).append(run)
+    assert {key: [run.seed for run in group] for key, group in made.items()} == {
+        ("finetune", "teacher"): [42],
+        ("tinybert", "general"): [42],
+        ("tinybert", "intermediate"): [42, 43, 44],
+        ("tinybert", "task"): [42, 43, 44],
+        ("finetune", "general"): [42],
+        ("finetune", "task"): [42, 43, 44],
+    }
+    students = made["tinybert", "task"]
+    assert [run.student.path for run in students] == [run.artifact for run in made["tinybert", "intermediate"]]
+    assert {run.teacher.path for run in students} == {made["finetune", "teacher"][0].artifact}
+    assert {run.setting for run in students} == {students[0].artifact}
+    assert [run.data.seed for run in students] == [42, 43, 44]
+    assert len({run.artifact for run in runs}) == len(runs)
+
+
+def test_the_first_of_several_seeds_is_the_run_of_one():
+    alone, several = _runs("stage=task", "artifacts=nowhere"), _runs("stage=task", "artifacts=nowhere", "seeds=2")
+    assert [run.artifact for run in several[: len(alone)]] == [run.artifact for run in alone]
+    assert [run.seed for run in alone] == [42] * 4
+
+
+def test_a_seed_by_hand_and_a_further_seed_never_meet_and_have_one_setting():
+    """By hand it is the teacher's too."""
+    by_hand, further = _runs("stage=task", "seed=43", "artifacts=nowhere"), _runs("stage=task", "seeds=2", "artifacts=nowhere")
+    assert by_hand[-1].seed == further[-1].seed == 43
+    assert by_hand[-1].setting == further[-1].setting
+    assert not {run.artifact for run in by_hand} & {run.artifact for run in further}
+
+
+def test_further_seeds_are_no_missing_prerequisites(tmp_path):
+    overrides = ["stage=teacher", "prerequisites=error", "seeds=3", f"artifacts={tmp_path}"]
+    assert [run.seed for run in _runs(*overrides)] == [42, 43, 44]
+
+
+@pytest.mark.parametrize("seeds", ["0", "-1", "some", "1.5"])
+def test_a_number_of_seeds_below_one_is_refused(seeds):
+    with pytest.raises(ValueError, match=f"seeds={seeds}: give how many seeds"):
+        _runs(f"seeds={seeds}")
+
+
 def _saved(encoder, folder):
     encoder.model.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)

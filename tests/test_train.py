@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pyarrow import parquet
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 ROOT = Path(__file__).parent.parent
@@ -125,6 +126,38 @@ def test_wandb_works_offline_without_an_account(place):
     done = train(place, "stage=general", "logger=wandb", "seed=9")
     assert done.returncode == 0, done.stderr
     assert list(place.rglob("*.wandb"))
+
+
+def test_the_kept_predictions_give_the_metrics(place, chain):
+    folder = artifacts(place)["tinybert"]
+    kept = parquet.read_table(folder / "predictions.parquet").to_pydict()
+    gold = [int(line.split("\t")[1]) for line in (place / "SST-2" / "dev.tsv").read_text().splitlines()[1:]]
+    assert kept["row"] == list(range(len(gold)))
+    assert kept["label"] == gold
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for who in ("student", "teacher"):
+        right = [logits.index(max(logits)) == label for logits, label in zip(kept[who], gold, strict=True)]
+        assert metrics[f"val/{who}/accuracy"] == pytest.approx(sum(right) / len(right))
+
+
+def test_several_seeds_share_the_teacher_and_end_in_mean_deviation_and_median(place, chain):
+    before = {path: path.stat().st_mtime for path in (place / "artifacts").rglob("model.safetensors")}
+    done = train(place, "stage=task", "compare=[{method: finetune, stage: task}]", "seeds=2")
+    assert done.returncode == 0, done.stderr
+    after = {path: path.stat().st_mtime for path in (place / "artifacts").rglob("model.safetensors")}
+    assert before.items() <= after.items()
+    new = sorted(path.parent.name for path in after.keys() - before.keys())
+    assert [name.rpartition("-")[2] for name in new] == ["seed43"] * 3
+    second = next(path.parent for path in after if path.parent.name == new[-1])
+    first = second.with_name(second.name.removesuffix("-seed43"))
+    values = [json.loads((folder / "metrics.json").read_text())["val/student/accuracy"] for folder in (first, second)]
+    row = table(first / "table.csv")[1]
+    assert row["model"] == "tinybert task"
+    mean, _, deviation = row["accuracy"].partition(" ± ")
+    assert float(mean) == pytest.approx(sum(values) / 2, abs=1e-4)
+    assert float(deviation) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, abs=1e-4)
+    assert float(row["median"]) == pytest.approx(sum(values) / 2, abs=1e-4)
+    assert "95 % interval" in done.stdout
 
 
 @pytest.mark.parametrize(

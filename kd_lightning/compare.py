@@ -1,0 +1,159 @@
+"""One table over tasks and models: `python -m kd_lightning.compare artifacts --markdown table.md`.
+
+Each row is a model on a task, over the seeds it was trained with; then, for each model of several tasks, their mean.
+Below the table stands, for each two students of a task, whether they differ (`bootstrap.py`).
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from transformers import AutoConfig
+from transformers.utils.logging import disable_progress_bar
+
+from kd_lightning.artifact import latency, load, parameters
+from kd_lightning.report import show, show_differences, write_csv
+from kd_lightning.results import Result, collect, mean_and_deviation
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+Row = dict[str, str]
+
+
+def find(paths: list[str]) -> list[Result]:
+    """What is in these artifacts and in the folders below these paths, of the stages that measure a task's metric."""
+    folders: dict[Path, None] = {}
+    for path in map(Path, paths):
+        below = [file.parent for file in sorted(path.rglob("metrics.json")) if not file.parent.name.endswith(".unfinished")]
+        below = [folder for folder in below if (folder / "run.yaml").is_file()]
+        if not below:
+            raise ValueError(f"{path}: no artifact is there (a folder with metrics.json and run.yaml, which a stage leaves).")
+        folders |= dict.fromkeys(folder.resolve() for folder in below)
+    results = [result for result in collect(folders) if result.cfg.metric.startswith("val/student/")]
+    if not results:
+        raise ValueError(f"{', '.join(paths)}: no stage there measures a task; run stage=task first, or stage=teacher.")
+    return sorted(results, key=_place)
+
+
+def _place(result: Result) -> tuple:
+    """By task and scale; the teacher first, then those it taught."""
+    cfg = result.cfg
+    taught = cfg.networks.teacher is not None
+    return cfg.task.name, cfg.scale.name, cfg.stage.name != "teacher", not taught, result.name
+
+
+def compare(results: list[Result]) -> list[Row]:
+    """The table, row by row; every row has the same columns, none of them empty. Our figures are shares, a paper's points
+    of 100."""
+    published = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
+    speeds = _speeds(results)
+    rows = []
+    for result in results:
+        cfg, scores = result.cfg, result.scores(result.cfg.metric)
+        model = AutoConfig.from_pretrained(result.folders[0])
+        size, milliseconds = speeds[_architecture(result)]
+        papers = [
+            f"{entry['scores'][cfg.task.name][cfg.task.monitor]} ({entry['source']}, {entry['split']})"
+            for entry in published["models"]
+            if all(cfg[group].name == name for group, name in entry["of"].items())
+            and (entry["layers"], entry["hidden"]) == (model.num_hidden_layers, model.hidden_size)
+            and cfg.task.monitor in entry["scores"].get(cfg.task.name, ())
+        ]
+        rows.append(
+            {
+                "task": cfg.task.name,
+                "scale": cfg.scale.name,
+                "model": result.name,
+                "metric": cfg.task.monitor,
+                "value": mean_and_deviation(scores),
+                "seeds": str(len(scores)),
+                "retention": _retention(result, results),
+                "parameters": f"{size / 1e6:.2f}M",
+                "ms": f"{milliseconds:.2f}",
+                "paper": ", ".join(papers),
+            }
+        )
+    rows += _averages(results, published["glue"], list(rows[0]))
+    filled = [column for column in rows[0] if any(row[column] for row in rows)]
+    return [{column: row[column] for column in filled} for row in rows]
+
+
+def _retention(result: Result, results: list[Result]) -> str:
+    """The score over the teacher's; where the run had no teacher, over that of the other models of the task and the scale,
+    if they had the same."""
+    key = result.cfg.metric.replace("/student/", "/teacher/")
+    scores, teachers = result.scores(result.cfg.metric), result.scores(key)
+    if not teachers:
+        same = (other for other in results if other.cfg.task.name == result.cfg.task.name)
+        taught = [other for other in same if other.cfg.scale.name == result.cfg.scale.name and other.scores(key)]
+        teachers = taught[0].scores(key) if len({other.cfg.teacher.path for other in taught}) == 1 else []
+    return f"{statistics.fmean(scores) / statistics.fmean(teachers):.4f}" if any(teachers) else ""
+
+
+def _averages(results: list[Result], glue: dict[str, list[str]], columns: list[str]) -> list[Row]:
+    """A row for each model of several tasks: GLUE's average if it has all nine, else the mean over the tasks it has."""
+    models: dict[tuple[str, str], dict[str, float]] = {}
+    for result in results:
+        task = result.cfg.task.name
+        of_metrics = [result.scores(key) for key in glue.get(task, [result.cfg.metric])]
+        if all(of_metrics):
+            tasks = models.setdefault((result.cfg.scale.name, result.name), {})
+            tasks[task] = statistics.fmean(map(statistics.fmean, of_metrics))
+    rows = []
+    for (scale, name), tasks in models.items():
+        if len(tasks) > 1:
+            title = "GLUE" if tasks.keys() == glue.keys() else f"mean of {', '.join(tasks)}"
+            filled = {"task": title, "scale": scale, "model": name, "metric": "average"}
+            rows.append(dict.fromkeys(columns, "") | filled | {"value": f"{statistics.fmean(tasks.values()):.4f}"})
+    return rows
+
+
+def _architecture(result: Result) -> str:
+    """The model's settings but for its labels' names: models with the same are equally large and fast."""
+    settings = json.loads((result.folders[0] / "config.json").read_text(encoding="utf-8"))
+    settings |= {"id2label": len(settings["id2label"]), "label2id": None, "problem_type": None}
+    return json.dumps(settings, sort_keys=True)
+
+
+def _speeds(results: list[Result]) -> dict[str, tuple[int, float]]:
+    """Parameters and milliseconds of each architecture, all taking turns."""
+    models = {_architecture(result): load(result.folders[0]) for result in reversed(results)}
+    times = latency(list(models.values()), _length(results))
+    return {name: (parameters(model), time) for (name, model), time in zip(models.items(), times, strict=True)}
+
+
+def _length(results: list[Result]) -> int:
+    return min(64, *(result.cfg.task.max_length for result in results))
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m kd_lightning.compare", description="One table over tasks and models.")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="an artifact, or a folder with artifacts below it")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here too, as Markdown")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table here too, as CSV")
+    chosen = parser.parse_args()
+    disable_progress_bar()  # of loading, which takes no time
+    try:
+        results = find(chosen.paths)
+    except ValueError as error:
+        sys.exit(f"compare: {error}")
+    rows = compare(results)
+    machine = f"ms: one sequence of {_length(results)} tokens, {torch.get_num_threads()} threads, float32"
+    show(rows, f"{machine}; ±: standard deviation over the seeds")
+    if chosen.markdown:
+        chosen.markdown.write_text(markdown(rows), encoding="utf-8")
+    if chosen.csv:
+        write_csv(chosen.csv, rows)
+    show_differences([result for result in results if result.cfg.stage.name != "teacher"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Classify text with an exported student: `python -m kd_lightning.predict <artifact> <file or ->`.
+
+Read are lines (a text each; the two of a pair with a tab between them) or the rows of a CSV, TSV, JSONL or Parquet file.
+Written is a line for each of them, in their order: its id, the label and its probability; for a regression its score. A
+large file goes through in chunks, in each of which rows of like length share a batch.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from omegaconf import OmegaConf
+from pyarrow import ArrowInvalid
+from pyarrow.parquet import ParquetFile
+from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers.utils.logging import disable_progress_bar
+
+from kd_lightning.artifact import load
+
+CHUNK, BATCH = 4096, 32
+Row = dict[str, Any]
+
+
+class Classifier:
+    """An artifact with a trained head. `text` names the one or two columns that it was trained to read."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "run.yaml").is_file():
+            raise ValueError(f"{folder}: no artifact is there (a folder with run.yaml and model.safetensors, from stage=task).")
+        cfg = OmegaConf.load(folder / "run.yaml")
+        self.model = load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        if not type(self.model).__name__.endswith("ForSequenceClassification"):
+            raise ValueError(
+                f"{folder}: this encoder has no head that classifies (method {cfg.method.name}, stage {cfg.stage.name}). "
+                "Choose what stage=task left."
+            )
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.collate = DataCollatorWithPadding(self.tokenizer)
+        self.text, self.max_length = list(cfg.task.text), cfg.task.max_length
+
+    @torch.inference_mode()
+    def __call__(self, texts: list[tuple[str, ...]]) -> list[Row]:
+        """`label` and `probability` of each text or pair, or its `score`."""
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length)
+        order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
+        logits = torch.empty(len(texts), self.model.config.num_labels)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            batch = self.collate([{name: encoded[name][row] for name in encoded} for row in rows])
+            logits[rows] = self.model(**batch.to(self.model.device)).logits.float().cpu()
+        if logits.shape[1] == 1:
+            return [{"score": round(score, 6)} for score in logits[:, 0].tolist()]
+        probabilities, chosen = logits.softmax(-1).max(-1)
+        labels = (self.model.config.id2label[number] for number in chosen.tolist())
+        pairs = zip(labels, probabilities.tolist(), strict=True)
+        return [{"label": label, "probability": round(probability, 6)} for label, probability in pairs]
+
+
+def _lines(file: TextIO, text: list[str]) -> Iterator[Row]:
+    for number, line in enumerate(file, start=1):
+        fields = line.rstrip("\r\n").split("\t", len(text) - 1)
+        if len(fields) < len(text):
+            raise ValueError(f"line {number} is no pair: a tab must stand between {' and '.join(text)}.")
+        yield dict(zip(text, fields, strict=True))
+
+
+def _table(file: TextIO, text: list[str], **dialect: Any) -> Iterator[Row]:
+    yield from csv.DictReader(file, **dialect)
+
+
+def _json(file: TextIO, text: list[str]) -> Iterator[Row]:
+    for number, line in enumerate(file, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} is not JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise ValueError(f'line {number} is no JSON object, such as {{"{text[0]}": "..."}}.')
+        yield row
+
+
+FORMATS = {
+    "lines": _lines,
+    "csv": _table,
+    "tsv": partial(_table, delimiter="\t", quoting=csv.QUOTE_NONE),
+    "jsonl": _json,
+}
+
+
+def read(path: str, form: str, text: list[str]) -> Iterator[Row]:
+    """The rows of a file, or of standard input for "-", each a value by column."""
+    if form == "parquet":
+        for batch in ParquetFile(path).iter_batches(CHUNK):
+            yield from batch.to_pylist()
+    else:
+        with open(0 if path == "-" else path, encoding="utf-8-sig", newline="", closefd=path != "-") as file:
+            yield from FORMATS[form](file, text)
+
+
+def predict(classifier: Classifier, rows: Iterator[Row], text: list[str], key: str | None) -> Iterator[list[Row]]:
+    """The answers for chunk after chunk of rows. key: the column with a row's id; None: its number, from 1."""
+    number = 0
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        for place, row in enumerate(chunk, start=number + 1):
+            if absent := [column for column in (*text, *([key] if key else [])) if row.get(column) is None]:
+                there = ", ".join(str(column) for column in row if column is not None)
+                raise ValueError(f"row {place} has nothing in column {' and '.join(absent)}; its columns are {there}.")
+        answers = classifier([tuple(str(row[column]) for column in text) for row in chunk])
+        ids = [{key: row[key]} if key else {"row": place} for place, row in enumerate(chunk, start=number + 1)]
+        yield [known | answer for known, answer in zip(ids, answers, strict=True)]
+        number += len(chunk)
+    if not number:
+        raise ValueError("there are no rows in it.")
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[TextIO]:
+    """The file to write, which takes its place once it is whole; None: standard output."""
+    if path is None:
+        with open(1, "w", encoding="utf-8", newline="", closefd=False) as file:
+            yield file
+        return
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def main() -> None:
+    forms = [*FORMATS, "parquet"]
+    parser = argparse.ArgumentParser(prog="python -m kd_lightning.predict", description="Classify text with a student.")
+    parser.add_argument("artifact", type=Path, help="the folder that stage=task left")
+    parser.add_argument("file", help="lines, .csv, .tsv (never quoted), .jsonl or .parquet; - is standard input")
+    parser.add_argument("--format", choices=forms, help="of the file; by default its ending says, and else it is lines")
+    parser.add_argument("--text", nargs="+", metavar="COLUMN", help="of the text, or the two of a pair; by default the task's")
+    parser.add_argument("--id", metavar="COLUMN", help="to name each row by; by default its number, from 1")
+    parser.add_argument("--jsonl", action="store_true", help="write JSON Lines and not TSV with a header")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write there and not to standard output")
+    chosen = parser.parse_args()
+    ending = Path(chosen.file).suffix[1:]
+    form = chosen.format or (ending if ending in forms else "lines")
+    disable_progress_bar()  # of loading, which takes no time
+    try:
+        classifier = Classifier(chosen.artifact)
+        text = classifier.text if form == "lines" else chosen.text or classifier.text
+        if len(text) != len(classifier.text):
+            raise ValueError(f"--text {' '.join(text)}: this model reads {len(classifier.text)}, as {classifier.text}.")
+    except ValueError as error:
+        sys.exit(f"predict: {error}")
+    try:
+        with _writing(chosen.out) as file:
+            table = csv.writer(file, delimiter="\t", lineterminator="\n")
+            for number, answers in enumerate(predict(classifier, read(chosen.file, form, text), text, chosen.id)):
+                if chosen.jsonl:
+                    file.writelines(f"{json.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
+                    continue
+                table.writerows([*([] if number else [answers[0]]), *(answer.values() for answer in answers)])
+                file.flush()
+    except BrokenPipeError:
+        sys.exit(1)
+    except (ValueError, OSError, csv.Error, ArrowInvalid) as error:
+        sys.exit(f"predict: {chosen.file}: {error}")
+
+
+if __name__ == "__main__":
+    main()

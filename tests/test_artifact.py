@@ -1,0 +1,55 @@
+"""What a task stage keeps of its validation data."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from kd_lightning.artifact import predict
+from kd_lightning.data.batches import loader, validation_batches
+from kd_lightning.method.distilbert import DistilBERTTask
+from kd_lightning.method.finetune import MaskedLM
+
+LABELS = ("no", "yes", "maybe")
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return L.Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet)
+
+
+def validation(texts: list[str], labels: list[int], tokenizer) -> SimpleNamespace:
+    """Batches of three by length: in another order than the rows."""
+    lengths = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
+
+    def collate(rows, _):
+        batch = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
+        return {**batch, "labels": torch.tensor([labels[row] for row in rows])}
+
+    batches = partial(validation_batches, lengths, collate, batch_size=3, seed=0)
+    return SimpleNamespace(val_dataloader=lambda: loader(batches(), 0))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_the_logits_of_student_and_teacher_are_kept_row_by_row(make_encoder, engine, trainer):
+    student, teacher = make_encoder(labels=LABELS, layers=2), make_encoder(labels=LABELS, seed=1)
+    texts = [" ".join(f"w{5 + (7 * row + word) % 80}" for word in range(1 + (row * 5) % 13)) for row in range(10)]
+    labels = [row % 3 for row in range(10)]
+    data = validation(texts, labels, student.tokenizer)
+    assert [row for batch in data.val_dataloader().dataset.plan for row in batch] != list(range(10))
+    kept = predict(trainer, DistilBERTTask(temperature=1.0, soft=1.0, gold=1.0, **engine(student, teacher)), data).to_pydict()
+    assert kept["row"] == list(range(10))
+    assert kept["label"] == labels
+    for who, network in (("student", student), ("teacher", teacher)):
+        for text, logits in zip(texts, kept[who], strict=True):
+            with torch.no_grad():
+                alone = network.model(**network.tokenizer(text, return_tensors="pt")).logits[0]
+            torch.testing.assert_close(torch.tensor(logits), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_stage_without_a_task_keeps_none(make_encoder, engine, trainer):
+    assert predict(trainer, MaskedLM(**engine(make_encoder(), None)), None) is None

@@ -1,0 +1,226 @@
+"""The command that classifies, against plain transformers, one text at a time."""
+
+import csv
+import json
+import os
+import sys
+
+import pyarrow as pa
+import pytest
+import torch
+from omegaconf import OmegaConf
+from pyarrow import parquet
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from kd_lightning import predict
+from kd_lightning.predict import main
+
+TEXTS = [" ".join(f"w{5 + (7 * row + 3 * word) % 80}" for word in range(1 + (5 * row) % 17)) for row in range(40)]
+PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory, make_encoder):
+    def make(labels=("no", "yes", "maybe"), text=("sentence",), headed=True):
+        folder = tmp_path_factory.mktemp("artifact")
+        encoder = make_encoder(labels=labels, layers=2)
+        with torch.no_grad():  # answers that differ from text to text
+            encoder.model.classifier.bias.zero_()
+            encoder.model.classifier.weight.mul_(5).sub_(encoder.model.classifier.weight.mean(0))
+        (encoder.model if headed else encoder.model.base_model).save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+        cfg = {"task": {"text": list(text), "max_length": 32}, "method": {"name": "tinybert"}, "stage": {"name": "general"}}
+        OmegaConf.save(cfg, folder / "run.yaml")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def single(artifact):
+    return artifact()
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """What the command prints, in chunks of 16 rows and batches of 5."""
+    monkeypatch.setattr(predict, "CHUNK", 16)
+    monkeypatch.setattr(predict, "BATCH", 5)
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+        main()
+        return capfd.readouterr().out
+
+    return call
+
+
+def expected(folder, texts) -> list[tuple[str, float]]:
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    found = []
+    for text in texts:
+        parts = (text,) if isinstance(text, str) else text
+        with torch.no_grad():
+            logits = model(**tokenizer(*parts, return_tensors="pt", truncation=True, max_length=32)).logits[0]
+        chosen = int(logits.argmax())
+        share = logits.exp()[chosen] / logits.exp().sum() if len(logits) > 1 else logits[0]
+        found.append((model.config.id2label[chosen], share.item()))
+    return found
+
+
+def answered(output: str) -> list[tuple[str, float]]:
+    return [(row["label"], pytest.approx(float(row["probability"]), abs=2e-5)) for row in rows(output)]
+
+
+def rows(output: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(output.splitlines(), delimiter="\t"))
+
+
+def test_lines_are_classified_in_their_order_over_chunks_and_batches(single, command, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS))
+    output = command(single, tmp_path / "text.txt")
+    assert answered(output) == expected(single, TEXTS)
+    assert [row["row"] for row in rows(output)] == [str(number) for number in range(1, 41)]
+    assert len({label for label, _ in expected(single, TEXTS)}) > 1
+
+
+def test_an_empty_line_has_an_answer_too(single, command, tmp_path):
+    (tmp_path / "text.txt").write_text("w7\n\nw9\n")
+    assert answered(command(single, tmp_path / "text.txt")) == expected(single, ["w7", "", "w9"])
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_table_is_read_by_its_columns_and_keeps_its_ids(ending, single, command, tmp_path):
+    file, ids = tmp_path / f"table.{ending}", [f"00{number}" for number in range(40)]
+    if ending == "parquet":
+        parquet.write_table(pa.table({"name": ids, "review": TEXTS}), file)
+    elif ending == "jsonl":
+        lines = [json.dumps({"review": text, "name": name}) for name, text in zip(ids, TEXTS, strict=True)]
+        file.write_text("\n".join(lines) + "\n")
+    else:
+        with file.open("w", newline="") as opened:
+            writer = csv.writer(opened, delimiter={"csv": ",", "tsv": "\t"}[ending])
+            writer.writerows([("name", "review"), *zip(ids, TEXTS, strict=True)])
+    output = command(single, file, "--text", "review", "--id", "name")
+    assert answered(output) == expected(single, TEXTS)
+    assert [row["name"] for row in rows(output)] == ids
+
+
+def test_a_quoted_field_of_a_csv_may_hold_commas_and_lines(single, command, tmp_path):
+    (tmp_path / "table.csv").write_text('\ufeffsentence,other\n"w7, w8\nw9",1\nw50,2\n')
+    assert answered(command(single, tmp_path / "table.csv")) == expected(single, ["w7, w8\nw9", "w50"])
+
+
+def test_pairs_are_read_from_lines_and_from_two_columns(artifact, command, tmp_path):
+    folder = artifact(text=("premise", "hypothesis"))
+    (tmp_path / "pairs.txt").write_text("".join(f"{a}\t{b}\n" for a, b in PAIRS))
+    (tmp_path / "pairs.csv").write_text("hypothesis,premise\n" + "".join(f"{b},{a}\n" for a, b in PAIRS))
+    for name in ("pairs.txt", "pairs.csv"):
+        assert answered(command(folder, tmp_path / name)) == expected(folder, PAIRS)
+
+
+def test_a_regression_gives_a_score(artifact, command, tmp_path):
+    folder = artifact(labels=("similarity",))
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS))
+    output = command(folder, tmp_path / "text.txt", "--jsonl")
+    found = [json.loads(line) for line in output.splitlines()]
+    assert [row["score"] for row in found] == pytest.approx([score for _, score in expected(folder, TEXTS)], abs=2e-5)
+    assert [row["row"] for row in found] == list(range(1, 41))
+
+
+@pytest.fixture
+def standard_input(tmp_path):
+    """Put a text there."""
+    kept = os.dup(0)
+
+    def put(text: str, encoding: str = "utf-8") -> None:
+        (tmp_path / "input").write_text(text, encoding=encoding)
+        with (tmp_path / "input").open() as file:
+            os.dup2(file.fileno(), 0)
+
+    yield put
+    os.dup2(kept, 0)
+    os.close(kept)
+
+
+def test_standard_input_is_lines_or_what_is_said(single, command, standard_input):
+    standard_input("w7 w8\nw50\n")
+    assert answered(command(single, "-")) == expected(single, ["w7 w8", "w50"])
+    standard_input("sentence\nw7 w8\nw50\n")
+    assert answered(command(single, "-", "--format", "csv")) == expected(single, ["w7 w8", "w50"])
+
+
+def test_a_reader_that_has_gone_is_no_mistake(single, command, standard_input, capfd):
+    standard_input("w7\n" * 100)
+    reading, writing = os.pipe()
+    os.close(reading)
+    kept = os.dup(1)
+    os.dup2(writing, 1)
+    try:
+        with pytest.raises(SystemExit) as left:
+            command(single, "-")
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(writing)
+    assert left.value.code == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_no_more_than_a_chunk_is_read_ahead(single, command):
+    """Thirty rows taken, two chunks: the second is asked for only after the first has been answered."""
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(len(taken))
+            yield {"sentence": "w7"}
+
+    answers = predict.predict(predict.Classifier(single), endless(), ["sentence"], None)
+    assert len(next(answers)) == 16 == len(taken)
+    assert [row["row"] for row in next(answers)] == list(range(17, 33))
+    assert len(taken) == 32
+
+
+def test_a_file_takes_its_place_once_it_is_whole(single, command, tmp_path):
+    (tmp_path / "text.jsonl").write_text('{"sentence": "w7"}\n' * 20 + '{"sentence": 7\n')
+    with pytest.raises(SystemExit, match=r"text.jsonl: line 21 is not JSON"):
+        command(single, tmp_path / "text.jsonl", "--out", tmp_path / "out.tsv")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.jsonl"]
+    (tmp_path / "text.txt").write_text("w7\n")
+    assert command(single, tmp_path / "text.txt", "--out", tmp_path / "out.tsv") == ""
+    assert len(rows((tmp_path / "out.tsv").read_text())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "sentence"),
+    [
+        ("a.csv", "text,n\nw7,1\n", (), "row 1 has nothing in column sentence; its columns are text, n"),
+        ("a.csv", "sentence,n\nw7,1\nw8\n", ("--id", "n"), "row 2 has nothing in column n"),
+        ("a.csv", "sentence\nw7\n", ("--text", "a", "b"), "--text a b: this model reads 1"),
+        ("a.csv", "sentence\n", (), "there are no rows in it"),
+        ("a.txt", "", (), "there are no rows in it"),
+        ("a.jsonl", "[1]\n", (), "line 1 is no JSON object"),
+        ("a.txt", b"w7\n\xff\xfe\n", (), "can't decode byte"),
+        ("a.parquet", "w7\n", (), "a.parquet"),
+    ],
+)
+def test_a_mistake_is_one_sentence(name, content, options, sentence, single, command, tmp_path):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SystemExit, match=sentence):
+        command(single, tmp_path / name, *options)
+
+
+def test_what_is_no_classifier_is_refused(artifact, command, tmp_path):
+    with pytest.raises(SystemExit, match="no artifact is there"):
+        command(tmp_path, "-")
+    with pytest.raises(SystemExit, match=r"no head that classifies \(method tinybert, stage general\)"):
+        command(artifact(headed=False), "-")
+    with pytest.raises(SystemExit, match=r"No such file or directory: .*/none.txt"):
+        command(artifact(), tmp_path / "none.txt")
+
+
+def test_a_line_without_a_tab_is_no_pair(artifact, command, tmp_path):
+    (tmp_path / "a.txt").write_text("w7\tw8\nw9\n")
+    with pytest.raises(SystemExit, match="line 2 is no pair: a tab must stand between first and second"):
+        command(artifact(text=("first", "second")), tmp_path / "a.txt")
