@@ -30,13 +30,17 @@ INHERITED = (
     "trainer.precision",
 )
 # So do these, of the machine, and they change no artifact.
-MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.workers")
+MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.workers", "teacher.stored")
 RUN_WIDE = ("logger", "ckpt_path", "checkpoint_minutes", "prerequisites", "compare", "seeds")
 # What changes neither an artifact nor its place.
 NEUTRAL = ("method", "stage", "scale", "task", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
 # The parts of a configuration that an artifact depends on, and what of them depends on the machine alone.
 IDENTITY = ("seed", "distiller", "networks", "data", "optim", "trainer")
-INDIFFERENT = {"trainer": ("accelerator", "devices", "strategy", "log_every_n_steps"), "data": ("cache", "workers")}
+INDIFFERENT = {
+    "trainer": ("accelerator", "devices", "strategy", "log_every_n_steps"),
+    "data": ("cache", "workers"),
+    "networks": ("stored",),
+}
 
 
 def plan(cfg: DictConfig, overrides: list[str]) -> list[DictConfig]:

@@ -15,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.artifact import measure, predict, save
+from kd_lightning.stored import store
+from kd_lightning.views import Needs
 
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
 # a deprecation inside Lightning itself.
@@ -81,6 +83,8 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
             f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., so "
             "that each goes through the whole chain."
         )
+    if cfg.networks.get("stored"):
+        _store(cfg, distiller, data, trainer)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
     if monitor and Path(best.best_model_path).is_file():
@@ -94,6 +98,20 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
     trainer.strategy.barrier()
     return metrics
+
+
+def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:
+    """Put the stored teacher in the teacher's place."""
+    needs = distiller.teacher_needs | Needs(logits=True)
+    if trainer.world_size > 1:
+        raise ValueError("teacher.stored=true: store with one process; several would write the same files.")
+    if (needs.hidden or needs.attention) and not cfg.distiller.valid_only:
+        raise ValueError(
+            "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
+            "method.valid_only=true, or leave teacher.stored=false."
+        )
+    teacher = distiller.teacher.to(trainer.strategy.root_device)
+    distiller.teacher = store(teacher, needs, *data.every_row(), cfg.cache)
 
 
 def _checkpoint(choice: str | None, work: Path) -> str | None:

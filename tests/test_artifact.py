@@ -31,7 +31,7 @@ def validation(texts: list[str], labels: list[int], tokenizer) -> SimpleNamespac
         return {**batch, "labels": torch.tensor([labels[row] for row in rows])}
 
     batches = partial(validation_batches, lengths, collate, batch_size=3, seed=0)
-    return SimpleNamespace(val_dataloader=lambda: loader(batches(), 0))
+    return SimpleNamespace(val_dataloader=lambda: loader(batches(), 0, None))
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
