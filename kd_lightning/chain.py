@@ -24,6 +24,7 @@ INHERITED = (
     "method.",
     "seed",
     "corpus",
+    "augment",
     "glue",
     "cache",
     "artifacts",
@@ -33,7 +34,7 @@ INHERITED = (
 MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.workers", "teacher.stored")
 RUN_WIDE = ("logger", "ckpt_path", "checkpoint_minutes", "prerequisites", "compare", "seeds")
 # What changes neither an artifact nor its place.
-NEUTRAL = ("method", "stage", "scale", "task", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
+NEUTRAL = ("method", "stage", "scale", "task", "augment", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
 # The parts of a configuration that an artifact depends on, and what of them depends on the machine alone.
 IDENTITY = ("seed", "distiller", "networks", "data", "optim", "trainer")
 INDIFFERENT = {
@@ -122,24 +123,27 @@ def _inherited(overrides: list[str], same_method: bool, to_teacher: bool) -> lis
     return kept
 
 
-def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig], seed: int | None) -> None:
+def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig], seed: int | None) -> bool:
     """Append cfg's prerequisites and then cfg to runs; fill in where it starts from and what it leaves.
 
-    seed: of a repetition of the chain; None: cfg's own.
+    seed: of a repetition of the chain; None: cfg's own. Returns whether it or one of its prerequisites heeds `augment`, as
+    teachers and baselines do not: what they leave is the same with it.
     """
+    heeds_augment = "augment" in cfg.data and OmegaConf.is_interpolation(cfg.data, "augment")
     for who, choice in cfg.starts_from.items():
         if cfg[who].path is None:
             kept = _inherited(overrides, choice.method == cfg.method.name, to_teacher=who == "teacher")
             earlier = _compose(choice, kept)
-            _add(earlier, kept, runs, None if earlier.stage.shared else seed)
+            heeds_augment |= _add(earlier, kept, runs, None if earlier.stage.shared else seed)
             cfg[who].path = earlier.artifact
     if cfg.teacher.path is None:
         cfg.teacher.path = cfg.teacher.pretrained
+    read = ("method.", "task.", *(["augment"] if heeds_augment else []))
     names = {override: override.lstrip("+~").split("=")[0] for override in overrides}
     own = sorted(
         override
         for override, name in names.items()
-        if name not in MACHINE and (name.split(".")[0] not in NEUTRAL or name.startswith(("method.", "task.")))
+        if name not in MACHINE and (name.split(".")[0] not in NEUTRAL or name.startswith(read))
     )
     place = Path(cfg.artifacts) / cfg.scale.name / cfg.artifact
     with open_dict(cfg):
@@ -148,6 +152,7 @@ def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig], see
     if seed is not None:
         cfg.seed, cfg.artifact = seed, f"{cfg.artifact}-seed{seed}"
     runs.setdefault(cfg.artifact, cfg)
+    return heeds_augment
 
 
 def _digest(overrides: list[str]) -> str:

@@ -46,6 +46,13 @@ BUGS = {  # name -> (file, text, replacement) ...
     "weights ignored": [("objective", "self.terms[name].weight * part", "part")],
     "metrics not reset": [("callback/metrics", "self.measured[who].reset()", "")],
     "agreement not reset": [("callback/metrics", "self.agreement.reset()", "")],
+    "a word's second copy is hidden too": [("data/candidates", "[*hidden, *seen, last]", "[*hidden, *hidden[1:-1], last]")],
+    "the candidates of the next position": [("data/candidates", "+ torch.tensor(masks)", "+ torch.tensor(masks) + 1")],
+    "pieces that continue a word are candidates": [("data/candidates", "if not name.startswith(PREFIX)", "if name")],
+    "the first text of a pair stays at its last variant": [("data/augment", "[original | {column", "[made[-1] | {column")],
+    "stop words change": [("data/candidates", " and word.lower() not in STOP_WORDS", "")],
+    "words are kept with the probability": [("data/augment", "< probability", "> probability")],
+    "draws without the seed": [("data/augment", "default_rng([self.seed, row, number])", "default_rng([row, number])")],
     "valid_only divided by (sum of n)²": [("terms", "mask.sum(1).square().sum()", "mask.sum().square()")],
 }
 

@@ -50,6 +50,18 @@ def test_the_eleven_files_of_the_leaderboard_are_those_of_the_tasks():
     assert all(split in task.files for task in tasks for split in task.get("submission", {}).values())
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("stage", ["intermediate", "prediction", "task"])
+def test_tinyberts_task_stages_augment_when_asked_except_the_prediction_stage_of_stsb(stage, task):
+    assert compose("train", [f"stage={stage}", f"task={task}"]).data.augment is None
+    cfg = compose("train", [f"stage={stage}", f"task={task}", "augment=masked_lm"])
+    if task == "stsb" and stage != "intermediate":
+        assert cfg.data.augment is None
+    else:
+        augment = OmegaConf.to_container(cfg.data.augment, resolve=True, throw_on_missing=True)
+        assert augment["variants"] == cfg.task.variants
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment):
     cfg = compose("train", [f"experiment={experiment}"])
@@ -84,6 +96,19 @@ def test_a_changed_loss_weight_moves_the_students_of_the_chain_and_leaves_the_te
     assert plain[0] == changed[0]
     assert all(a != b for a, b in zip(plain[1:], changed[1:], strict=True))
     assert artifacts("stage=task", "method.attention=0.5") != changed
+
+
+def test_augmentation_moves_what_is_trained_on_more_rows_and_what_starts_from_it_and_nothing_else():
+    def runs(*overrides):
+        given = ["experiment=demo", "task=stsb", *overrides]
+        return plan(compose("train", given), given)
+
+    plain, more, other = runs(), runs("augment=masked_lm"), runs("augment=masked_lm", "augment.variants=7")
+    moved = {("tinybert", "intermediate"), ("tinybert", "task")}
+    for one, two, three in zip(plain, more, other, strict=True):
+        artifacts = {one.artifact, two.artifact, three.artifact}
+        assert len(artifacts) == (3 if (one.method.name, one.stage.name) in moved else 1)
+    assert [run.stage.name for run in more if run.data.get("augment")] == ["intermediate"]
 
 
 def test_an_override_of_the_trainer_speaks_of_the_named_stage_alone():

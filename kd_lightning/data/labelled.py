@@ -1,5 +1,6 @@
 """Labelled text: what a reader has read, tokenised and in batches."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import lightning as L
@@ -31,6 +32,7 @@ class LabelledText(L.LightningDataModule):
     reader: where the rows come from. Its labels are the class names in the order of the logits; one name makes it a
     regression, whose labels are numbers.
     unlabelled: train on the rows of that split too, where there is one, with the label -100 (not a number, for a regression).
+    augment: what makes the training rows, as they are read, into more.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LabelledText(L.LightningDataModule):
         max_length: int,
         batch_size: int,
         unlabelled: bool,
+        augment: Callable[[Dataset], Dataset] | None,
         workers: int,
         seed: int,
     ) -> None:
@@ -48,13 +51,16 @@ class LabelledText(L.LightningDataModule):
         if max_length > tokenizer.model_max_length:
             raise ValueError(f"task.max_length={max_length}: this model reads {tokenizer.model_max_length} tokens at most.")
         self.tokenizer, self.reader, self.max_length = tokenizer, reader, max_length
-        self.batch_size, self.unlabelled, self.workers, self.seed = batch_size, unlabelled, workers, seed
+        self.batch_size, self.unlabelled, self.augment = batch_size, unlabelled, augment
+        self.workers, self.seed = workers, seed
         self.splits: dict[str, Dataset] = {}
 
     def prepare_data(self) -> None:
         """Read and tokenise; every row is checked before the first batch."""
         if not self.splits:
             rows = self.reader.splits(self.unlabelled)
+            if self.augment is not None:
+                rows["train"] = self.augment(rows["train"])
             self.splits = {split: self._tokenise(data, split) for split, data in rows.items()}
 
     def setup(self, stage: str) -> None:

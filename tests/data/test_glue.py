@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import concatenate_datasets
 
 from kd_lightning.data.glue import Glue
 from kd_lightning.data.labelled import LabelledText
@@ -35,7 +36,7 @@ def task(tmp_path, tokenizer):
             "rows": {},
             "on_bad_row": "error",
         }
-        module = {"max_length": 32, "batch_size": 4, "unlabelled": False, "workers": 0, "seed": 1}
+        module = {"max_length": 32, "batch_size": 4, "unlabelled": False, "augment": None, "workers": 0, "seed": 1}
         given = {name: other.get(name, value) for name, value in reader.items()}
         return LabelledText(
             tokenizer=tokenizer, reader=Glue(**given), **{name: other.get(name, value) for name, value in module.items()}
@@ -154,6 +155,19 @@ def test_unlabelled_rows_are_trained_on_only_when_asked_for(regression, task):
     assert len(labels) == 11
     assert int((labels.isnan() if regression else labels == -100).sum()) == 5
     assert len(examples(data.val_dataloader())) == 6
+
+
+def test_training_rows_alone_are_augmented_before_they_are_tokenised(task, tokenizer):
+    def twice(rows):
+        return concatenate_datasets([rows, rows.map(lambda row: {"sentence1": row["sentence1"] + " w90"})])
+
+    more = table([("w50",)], header="sentence")
+    data = task(both(unlabelled=more, test=labelled(5)), augment=twice, unlabelled=True)
+    data.prepare_data()
+    texts = SENTENCES + [f"{text} w90" for text in SENTENCES]
+    assert data.splits["train"]["input_ids"] == [tokenizer(text).input_ids for text in texts]
+    assert data.splits["train"]["label"] == [0, 1] * 22
+    assert [len(data.splits[split]) for split in ("validation", "test", "unlabelled")] == [9, 5, 1]
 
 
 @pytest.mark.parametrize("present", [("train", "validation"), ("train", "validation", "test")])
