@@ -157,7 +157,7 @@ def test_a_teacher_no_better_than_the_most_frequent_class_is_reported(teacher, u
 
 def test_further_splits_are_measured_under_their_own_names(engine, tmp_path):
     """F1 of the second class: the teacher has 2 hits, 1 miss and no false alarm, 2 * 2 / (2 * 2 + 1)."""
-    splits = {"mismatched": batch([0, 0, 1, 1, 1], [0, 0, 1, 1, 0]), "test": batch([0, 1], [0, 1])}
+    splits = {"test": batch([0, 1], [0, 1]), "mismatched": batch([0, 0, 1, 1, 1], [0, 0, 1, 1, 0])}
     metrics = ACCURACY | {"f1": BinaryF1Score}
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "default_root_dir": tmp_path}
     trainer = L.Trainer(accelerator="cpu", callbacks=[TeacherAndStudent(metrics, labelled_examples)], **quiet)
