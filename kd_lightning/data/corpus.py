@@ -69,7 +69,8 @@ class Corpus(L.LightningDataModule):
     memory-mapped under cache, keyed by the source and the vocabulary.
 
     join_lines: fill sequences up with following lines of the same document (false: a line is a sequence, as in
-    DistilBERT's release). held_out: share of the sequences for validation.
+    DistilBERT's release). held_out: share of the sequences for validation. max_sequences: train on so many at the most, from
+    all over the corpus.
     Deviation: TinyBERT's release pairs segments as BERT does; here a sequence is one segment.
     """
 
@@ -130,7 +131,8 @@ class Corpus(L.LightningDataModule):
         self.train_rows, self.val_rows = np.flatnonzero(~held), np.flatnonzero(held)
         if not len(self.train_rows):
             raise ValueError(f"{', '.join(self.source)}: {len(data)} sequences are too few to hold {self.held_out} out.")
-        self.train_rows = self.train_rows[: self.max_sequences]
+        if self.max_sequences is not None and self.max_sequences < len(self.train_rows):
+            self.train_rows = self.train_rows[np.linspace(0, len(self.train_rows) - 1, self.max_sequences).astype(int)]
         ids = data.data.column("input_ids")
         counts = sum(np.bincount(c.flatten().to_numpy(), minlength=len(self.tokenizer)) for c in ids.chunks)
         self.counts = torch.as_tensor(counts)
