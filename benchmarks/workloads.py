@@ -139,9 +139,17 @@ def distiller_side(distiller: Distiller, batch: Batch, clip: float, precision: s
 
 
 def peer_side(
-    loss: Callable[[Batch], Tensor], student: nn.Module, projections: nn.Module, batch: Batch, device: str, **rule
+    loss: Callable[[Batch], Tensor],
+    student: nn.Module,
+    projections: nn.Module,
+    batch: Batch,
+    device: str,
+    *,
+    awake: Sequence[nn.Module] = (),
+    **rule,
 ) -> Side:
-    """A straightforward step. rule: clip, weight_decay and what AdamW is to be told."""
+    """A straightforward step. awake: teachers that are in train mode, as in a release; rule: clip, weight_decay and what
+    AdamW is to be told."""
     clip, weight_decay = rule.pop("clip"), rule.pop("weight_decay")
     student.to(device).train()
     same_projections(projections.to(device))
@@ -151,7 +159,7 @@ def peer_side(
         parameters=[*student.parameters(), *projections.parameters()],
         optimizer=AdamW(decay_groups([student, projections], weight_decay), **RATE, **rule),
         clip=clip,
-        modules=[student],
+        modules=[student, *awake],
     )
 
 
@@ -229,7 +237,7 @@ def tinybert(name: str, bars: dict[str, float], *, size: int, length: int) -> Wo
         fit_dense = nn.Linear(ours.config.hidden_size, theirs.config.hidden_size)
         loss = partial(peers.tinybert, ours.bert, theirs.bert, fit_dense, teacher_graph=True)
         rule = {"clip": 1.0, "weight_decay": 0.01, "foreach": False}
-        return peer_side(loss, ours, fit_dense, text(size, length), device, **rule)
+        return peer_side(loss, ours, fit_dense, text(size, length), device, awake=[theirs], **rule)
 
     return Workload(name, bars, peer, ours)
 
