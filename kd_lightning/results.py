@@ -57,7 +57,7 @@ class Result:
         """The task's deciding metric, empty."""
         factory = instantiate(self.cfg.task.metrics[self.cfg.task.monitor])
         wanted = "num_classes" in inspect.signature(factory).parameters
-        return factory(num_classes=len(self.cfg.task.labels)) if wanted else factory()
+        return factory(num_classes=self.predictions["logits"].shape[-1]) if wanted else factory()
 
 
 def collect(folders: Iterable[str | Path]) -> list[Result]:
