@@ -1,7 +1,8 @@
 """Straightforward implementations of the same steps: what the releases do, written plainly on Hugging Face models.
 
 Each is a function of (student, teacher, batch) and gives the loss. They have eager attention, whole [B, S, V] logits or
-[B, A, S, S] scores, and every hidden state of both networks, in float32.
+[B, A, S, S] scores, and every hidden state of both networks, in float32. TinyBERT's peer also has the release's own
+arithmetic: normalisation and activation spelled out in elementary operations.
 """
 
 import tempfile
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.activations import GELUActivation
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 from kd_lightning.views import Batch
@@ -30,6 +32,29 @@ def _eager_scores(module, query, key, value, attention_mask, scaling, dropout=0.
 
 AttentionInterface.register(SCORES, _eager_scores)
 AttentionMaskInterface.register(SCORES, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+
+
+class _LayerNorm(nn.Module):
+    """Layer normalisation in elementary operations, as TinyBERT's release has it where apex is not installed."""
+
+    def __init__(self, fused: nn.LayerNorm):
+        super().__init__()
+        self.weight, self.bias, self.eps = fused.weight, fused.bias, fused.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        variance = centred.pow(2).mean(-1, keepdim=True)
+        return self.weight * (centred / torch.sqrt(variance + self.eps)) + self.bias
+
+
+def spell_out(model: nn.Module) -> None:
+    """Replaces the fused layer normalisations and GELUs of a model by elementary operations, in place."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.LayerNorm):
+                setattr(module, name, _LayerNorm(child))
+            elif isinstance(child, GELUActivation):
+                setattr(module, name, GELUActivation(use_gelu_python=True))
 
 
 def distilbert(

@@ -208,9 +208,10 @@ TINYBERT_4 = {"num_hidden_layers": 4, "hidden_size": 312, "num_attention_heads":
 def tinybert(name: str, bars: dict[str, float], *, size: int, length: int) -> Workload:
     """TinyBERT's general stage: embedding, hidden states and attention scores, one shared linear.
 
-    The peer's teacher is in train mode and builds a graph, as in the release; there being no dropout, it computes what
-    a teacher in eval mode computes. Its optimizer is a loop over tensors (foreach=False), which is kinder than the
-    release's own loop in Python, and clips the global norm as ours does.
+    The peer's teacher is in train mode and builds a graph, and layer normalisation and GELU are elementary operations,
+    as in the release; there being no dropout, it computes what a teacher in eval mode computes. Its optimizer is a loop
+    over tensors (foreach=False), which is kinder than the release's own loop in Python, and clips the global norm as
+    ours does.
     """
     student = partial(transplant.smaller, copy_layers=None, **TINYBERT_4)
 
@@ -231,8 +232,9 @@ def tinybert(name: str, bars: dict[str, float], *, size: int, length: int) -> Wo
 
     def peer(device: str) -> Side:
         ours, theirs = (encoder.model for encoder in encoders(BertForMaskedLM, bert(), student))
-        ours.set_attn_implementation(peers.SCORES)
-        theirs.set_attn_implementation(peers.SCORES)
+        for model in (ours, theirs):
+            model.set_attn_implementation(peers.SCORES)
+            peers.spell_out(model)
         theirs.to(device).train()
         fit_dense = nn.Linear(ours.config.hidden_size, theirs.config.hidden_size)
         loss = partial(peers.tinybert, ours.bert, theirs.bert, fit_dense, teacher_graph=True)
