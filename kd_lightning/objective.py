@@ -26,10 +26,8 @@ class Objective(nn.Module):
 
     def bind(self, student: Spec, teacher: Spec | None) -> tuple[Needs, Needs]:
         """Check the pairing, create projections, and return what is read of the student and of the teacher."""
-        if teacher is not None and (student.vocabulary, student.vocabulary_id) != (
-            teacher.vocabulary,
-            teacher.vocabulary_id,
-        ):
+        reads_tokens = teacher is not None and teacher.vocabulary_id
+        if reads_tokens and (student.vocabulary, student.vocabulary_id) != (teacher.vocabulary, teacher.vocabulary_id):
             raise ValueError(
                 f"vocabulary: the student's {student.vocabulary} tokens are not the teacher's {teacher.vocabulary}. Both must "
                 "read the same token ids: build the student from this teacher, or choose the teacher it came from."

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.artifact import measure, predict, save
-from kd_lightning.stored import store
+from kd_lightning.stored import StoredTeacher
 from kd_lightning.views import Needs
 
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
@@ -44,6 +44,8 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     student = instantiate(cfg.networks.student, _convert_="all")
     if not isinstance(student, torch.nn.Module):
         student = student(teacher)
+    if cfg.networks.get("stored"):
+        teacher = StoredTeacher(teacher)
     optim = instantiate(cfg.optim, _convert_="all")
     engine = {key: optim[key] for key in ("optimizer", "weight_decay", "schedule", "warmup")}
     distiller = instantiate(cfg.distiller, student=student, teacher=teacher, **engine, _convert_="all")
@@ -83,7 +85,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
             f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., so "
             "that each goes through the whole chain."
         )
-    if cfg.networks.get("stored"):
+    if isinstance(distiller.teacher, StoredTeacher):
         _store(cfg, distiller, data, trainer)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
@@ -101,17 +103,24 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
 
 
 def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:
-    """Put the stored teacher in the teacher's place."""
-    needs = distiller.teacher_needs | Needs(logits=True)
+    """Let the teacher answer for every row, in its own tokens."""
+    stored, needs = distiller.teacher, distiller.teacher_needs | Needs(logits=True)
     if trainer.world_size > 1:
         raise ValueError("teacher.stored=true: store with one process; several would write the same files.")
-    if (needs.hidden or needs.attention) and not cfg.distiller.valid_only:
+    layers, teacher = needs.hidden or needs.attention, stored.teacher.to(trainer.strategy.root_device)
+    if layers and not cfg.distiller.valid_only:
         raise ValueError(
             "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
             "method.valid_only=true, or leave teacher.stored=false."
         )
-    teacher = distiller.teacher.to(trainer.strategy.root_device)
-    distiller.teacher = store(teacher, needs, *data.every_row(), cfg.cache)
+    if teacher.spec.vocabulary_id != distiller.student.spec.vocabulary_id:
+        if layers:
+            raise ValueError(
+                "teacher.stored=true: layers are compared token by token, and student and teacher read other tokens."
+            )
+        data = instantiate(cfg.data, tokenizer=teacher.tokenizer, _convert_="all")
+        data.prepare_data()
+    stored.store(needs, *data.every_row(), cfg.cache)
 
 
 def _checkpoint(choice: str | None, work: Path) -> str | None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +27,23 @@ Tensors = dict[str, Tensor]
 class StoredTeacher(nn.Module):
     """Shows what another network has shown: a network whose batches carry `index`, the number of each row.
 
+    Made around the teacher, and of no use until `store` has asked it and let it go. It reads no tokens: the rows may come in
+    another tokenizer's, so its spec has no vocabulary.
     Logits are kept in float32, layers in the teacher's own dtype and at real positions only: what it shows at padding is 0.
     """
 
-    def __init__(self, teacher: nn.Module, folder: Path) -> None:
+    def __init__(self, teacher: nn.Module) -> None:
         super().__init__()
-        self.spec = teacher.spec
-        self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-        self.positions = _positions(self.arrays["lengths"])
+        self.teacher: nn.Module | None = teacher
+        self.spec = replace(teacher.spec, vocabulary_id="")
+        self.arrays: dict[str, np.ndarray] = {}
 
     def forward(self, batch: Batch, needs: Needs) -> View:
         index, device = batch["index"].cpu().numpy(), batch["index"].device
         real = batch["attention_mask"].bool()  # [B, S]
-        places = np.concatenate([self.positions[row] for row in index])
 
         def layer(name: str) -> Tensor:
+            places = np.concatenate([self.positions[row] for row in index])
             kept = _tensor(self.arrays[name][places]).to(device)  # [N, ...], N real positions
             shown = kept.new_zeros(*real.shape, *kept.shape[1:])
             shown[real] = kept
@@ -55,16 +58,21 @@ class StoredTeacher(nn.Module):
             readout=(lambda rows: Readout(_tensor(self.arrays["logits"][index]).to(device)[rows])) if needs.logits else None,
         )
 
+    def store(self, needs: Needs, batches: DataLoader, lengths: np.ndarray, cache: str) -> None:
+        """Take the teacher's outputs for all rows from the cache or, if they are not there, compute and write them now.
 
-def store(teacher: nn.Module, needs: Needs, batches: DataLoader, lengths: np.ndarray, cache: str) -> StoredTeacher:
-    """The teacher's outputs for all rows, from the cache or, if they are not there, computed and written now.
+        batches: every row once in the teacher's tokens, each batch with its rows' numbers as `index`; lengths: their tokens,
+        [rows]. Says how much it is going to write; raises ValueError where the disk has less.
+        """
+        folder = Path(cache) / f"teacher-{_digest(self.teacher, needs, batches)}"
+        if not folder.exists():
+            _write(folder, self.teacher, needs, batches, lengths)
+        self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+        self.positions = _positions(self.arrays["lengths"])
+        self.teacher = None
 
-    batches: every row once, each batch with its rows' numbers as `index`; lengths: their tokens, [rows]. Says how much it is
-    going to write; raises ValueError where the disk has less.
-    """
-    folder = Path(cache) / f"teacher-{_digest(teacher, needs, batches)}"
-    if folder.exists():
-        return StoredTeacher(teacher, folder)
+
+def _write(folder: Path, teacher: nn.Module, needs: Needs, batches: DataLoader, lengths: np.ndarray) -> None:
     device = next(teacher.parameters()).device
     first = _outputs(teacher, needs, _to(next(iter(batches)), device))
     rows = {name: len(lengths) if name == "logits" else int(lengths.sum()) for name in first}
@@ -95,7 +103,6 @@ def store(teacher: nn.Module, needs: Needs, batches: DataLoader, lengths: np.nda
         for array in arrays.values():
             array.flush()
         os.replace(done, folder)
-    return StoredTeacher(teacher, folder)
 
 
 def _positions(lengths: np.ndarray) -> list[np.ndarray]:

@@ -22,7 +22,8 @@ Batch = Mapping[str, Tensor]
 class Spec:
     """A network's static shape.
 
-    vocabulary is the number of token ids and vocabulary_id a digest of the tokenizer's token -> id table; labels are
+    vocabulary is the number of token ids and vocabulary_id a digest of the tokenizer's token -> id table (empty: it reads no
+    tokens, but row numbers); labels are
     the class names in the order of the logits (empty: a masked LM, whose logits are over the vocabulary). trained_head is
     false where the weights that were loaded had no head of this kind, so that the logits mean nothing yet.
     """

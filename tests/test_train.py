@@ -42,13 +42,16 @@ def place(tmp_path_factory, make_encoder):
     return folder
 
 
-def train(place: Path, *overrides: str) -> subprocess.CompletedProcess:
+SHALLOW = ["task=sst2", "task.max_length=16", "method=bilstm", "trainer.accelerator=cpu", "student.architecture.hidden_size=8"]
+
+
+def train(place: Path, *overrides: str, small: list[str] = SMALL) -> subprocess.CompletedProcess:
     named = [f"teacher.pretrained={place}/teacher", f"corpus=[{place}/corpus.txt]", f"glue={place}"]
     folders = [f"artifacts={place}/artifacts", f"cache={place}/cache", f"hydra.run.dir={place}/run"]
     sweep = [f"hydra.sweep.dir={place}/sweep"]
     command = [sys.executable, "-W", "error::UserWarning:kd_lightning", "train.py"]
     given = [o.split("=")[0] for o in overrides]
-    settings = [s for s in [*SMALL, *named, *folders, *sweep] if s.split("=")[0] not in given]
+    settings = [s for s in [*small, *named, *folders, *sweep] if s.split("=")[0] not in given]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
     return subprocess.run([*command, *overrides, *settings], cwd=ROOT, capture_output=True, text=True, env=environment)
 
@@ -178,3 +181,25 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(place, tmp_path, overrides
     assert sentence in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_bilstm_of_own_words_learns_from_stored_answers_and_few_labels(place):
+    """The place has 40 training rows; 10 keep their labels, the teacher answers for all."""
+    baseline = "compare=[{method: bilstm, stage: baseline}]"
+    few = ["task.label_budget=10", "trainer.max_steps=30", "trainer.val_check_interval=10"]
+    done = train(place, "stage=task", baseline, *few, small=SHALLOW)
+    assert done.returncode == 0, done.stderr
+    assert "60 rows (logits)" in done.stdout
+    assert "bilstm baseline" in done.stdout
+    (folder,) = (path.parent for path in (place / "artifacts").rglob("bilstm-????????/metrics.json"))
+    script = (
+        "import kd_lightning, sys\n"
+        "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T\n"
+        "tokens = T.from_pretrained(sys.argv[1])(['w10 w7 unheard'], return_tensors='pt')\n"
+        "print(type(M.from_pretrained(sys.argv[1])).__name__, tokens['input_ids'].shape)\n"
+    )
+    fresh = subprocess.run([sys.executable, "-c", script, folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert fresh.stdout.split(maxsplit=1) == ["BiLSTMForSequenceClassification", "torch.Size([1, 3])\n"]
+    predicted = parquet.read_table(folder / "predictions.parquet")
+    assert predicted.num_rows == 20
+    assert set(predicted.column_names) == {"row", "label", "student", "teacher"}

@@ -5,10 +5,10 @@ from typing import Protocol
 
 import lightning as L
 import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -33,6 +33,8 @@ class LabelledText(L.LightningDataModule):
     regression, whose labels are numbers.
     unlabelled: train on the rows of that split too, where there is one, with the label -100 (not a number, for a regression).
     augment: what makes the training rows, as they are read, into more.
+    label_budget: keep the labels of so many training rows, drawn by label_seed, of each class its share (null: all). The others
+    are unlabelled.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class LabelledText(L.LightningDataModule):
         batch_size: int,
         unlabelled: bool,
         augment: Callable[[Dataset], Dataset] | None,
+        label_budget: int | None,
+        label_seed: int,
         workers: int,
         seed: int,
     ) -> None:
@@ -52,6 +56,7 @@ class LabelledText(L.LightningDataModule):
             raise ValueError(f"task.max_length={max_length}: this model reads {tokenizer.model_max_length} tokens at most.")
         self.tokenizer, self.reader, self.max_length = tokenizer, reader, max_length
         self.batch_size, self.unlabelled, self.augment = batch_size, unlabelled, augment
+        self.label_budget, self.label_seed = label_budget, label_seed
         self.workers, self.seed = workers, seed
         self.splits: dict[str, Dataset] = {}
 
@@ -59,6 +64,10 @@ class LabelledText(L.LightningDataModule):
         """Read and tokenise; every row is checked before the first batch."""
         if not self.splits:
             rows = self.reader.splits(self.unlabelled)
+            if self.label_budget is not None:
+                rows["train"], others = draw_labelled(rows["train"], self.label_budget, self.label_seed)
+                if self.unlabelled:
+                    rows["unlabelled"] = concatenate_datasets([others, *[rows[name] for name in rows if name == "unlabelled"]])
             if self.augment is not None:
                 rows["train"] = self.augment(rows["train"])
             self.splits = {split: self._tokenise(data, split) for split, data in rows.items()}
@@ -97,18 +106,21 @@ class LabelledText(L.LightningDataModule):
 
     def _batches(self, data: Dataset, index: np.ndarray, plan, **more) -> DataLoader:
         labels = np.asarray(data["label"], np.float32 if len(self.reader.labels) == 1 else np.int64)
-        rows = data.select_columns([name for name in ("input_ids", "token_type_ids") if name in data.column_names])
+        lengths = np.asarray(data["length"])
+        names = [name for name in ("input_ids", "token_type_ids") if name in data.column_names]
+        rows = data.select_columns(names).with_format("arrow")
 
         def collate(chosen: np.ndarray, _: torch.Generator) -> dict[str, Tensor]:
-            columns = {name: [torch.tensor(ids) for ids in column] for name, column in rows[chosen].items()}
-            lengths = torch.tensor([len(ids) for ids in columns["input_ids"]])
-            pad = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": 0}
-            batch = {name: pad_sequence(ids, batch_first=True, padding_value=pad[name]) for name, ids in columns.items()}
-            mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-            numbers, answers = torch.from_numpy(index[chosen]), torch.from_numpy(labels[chosen])
-            return {**batch, "attention_mask": mask, "labels": answers, "index": numbers}
+            table, batch = rows[chosen], {}
+            real = np.arange(max(1, lengths[chosen].max())) < lengths[chosen, None]  # [B, S]
+            for name, pad in zip(names, (self.tokenizer.pad_token_id, 0), strict=False):
+                padded = np.full(real.shape, pad, np.int64)
+                padded[real] = table[name].combine_chunks().flatten()
+                batch[name] = padded
+            batch |= {"attention_mask": real.astype(np.int64), "labels": labels[chosen], "index": index[chosen]}
+            return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-        batches = plan(np.asarray(data["length"]), collate, batch_size=self.batch_size, seed=self.seed, **more)
+        batches = plan(lengths, collate, batch_size=self.batch_size, seed=self.seed, **more)
         return loader(batches, self.workers, self.trainer)
 
     def _tokenise(self, rows: Dataset, split: str) -> Dataset:
@@ -119,3 +131,25 @@ class LabelledText(L.LightningDataModule):
             return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
         return rows.map(encode, batched=True, remove_columns=texts, desc=f"Tokenising {split}")
+
+
+def draw_labelled(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
+    """count of the rows, of each class its share, and the others without their labels. Of a regression's rows any are drawn."""
+    if not 0 < count < len(rows):
+        raise ValueError(
+            f"task.label_budget={count}: give a number below the {len(rows)} training rows, or null for all of them."
+        )
+    labels = rows.with_format("arrow")["label"]
+    number = pa.types.is_floating(labels.type)
+    kind = Value("float32") if number else ClassLabel(num_classes=max(rows["label"]) + 1)
+    drawn = Dataset.from_dict(
+        {"row": range(len(rows)), "label": rows["label"]}, Features({"row": Value("int64"), "label": kind})
+    )
+    try:
+        drawn = drawn.train_test_split(train_size=count, seed=seed, stratify_by_column=None if number else "label")
+    except ValueError as error:
+        raise ValueError(f"task.label_budget={count}: each class must have its share of it. {error}") from error
+    kept, others = (rows.select(sorted(drawn[part]["row"])) for part in ("train", "test"))
+    table = others.with_format("arrow")[:]
+    none = pa.array([np.nan if number else -100] * len(table), labels.type)
+    return kept, Dataset(table.set_column(table.column_names.index("label"), "label", none))

@@ -20,7 +20,10 @@ class MaskedLM(Distiller):
 
 
 class FineTune(Distiller):
-    """L = CE(labels, student), averaged over the labelled examples; squared error for a regression."""
+    """L = CE(labels, student), averaged over the labelled examples; squared error for a regression.
 
-    def __init__(self, **engine) -> None:
-        super().__init__(terms={"gold": HardTargets(1.0, rows=labelled_examples)}, **engine)
+    A teacher may be given, and is left unused, as above.
+    """
+
+    def __init__(self, *, teacher: nn.Module | None, **engine) -> None:
+        super().__init__(terms={"gold": HardTargets(1.0, rows=labelled_examples)}, teacher=None, **engine)

@@ -37,6 +37,7 @@ def task(tmp_path, tokenizer):
             "on_bad_row": "error",
         }
         module = {"max_length": 32, "batch_size": 4, "unlabelled": False, "augment": None, "workers": 0, "seed": 1}
+        module |= {"label_budget": None, "label_seed": 0}
         given = {name: other.get(name, value) for name, value in reader.items()}
         return LabelledText(
             tokenizer=tokenizer, reader=Glue(**given), **{name: other.get(name, value) for name, value in module.items()}

@@ -1,0 +1,30 @@
+"""A bag of words: the mean of its word vectors (the MLP student of Wasserblat et al. 2020)."""
+
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from kd_lightning.student.shallow import ShallowConfig, ShallowModel
+
+
+class BowConfig(ShallowConfig):
+    model_type = "kd_bow"
+
+
+class Mean(nn.Module):
+    """[B, E]"""
+
+    def __init__(self, config: BowConfig) -> None:
+        super().__init__()
+        self.width = config.channels * config.embedding_size
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return x.sum(1) / lengths[:, None]
+
+
+class BowForSequenceClassification(ShallowModel):
+    config_class = BowConfig
+    body_class = Mean
+
+
+AutoConfig.register(BowConfig.model_type, BowConfig)
+AutoModelForSequenceClassification.register(BowConfig, BowForSequenceClassification)
