@@ -59,7 +59,8 @@ def compare(results: list[Result]) -> list[Row]:
             f"{entry['scores'][cfg.task.name][cfg.task.monitor]} ({entry['source']}, {entry['split']})"
             for entry in published["models"]
             if all(cfg[group].name == name for group, name in entry["of"].items())
-            and (entry["layers"], entry["hidden"]) == (model.num_hidden_layers, model.hidden_size)
+            and [entry["layers"], entry["hidden"]]
+            == [getattr(model, name, None) for name in ("num_hidden_layers", "hidden_size")]
             and cfg.task.monitor in entry["scores"].get(cfg.task.name, ())
         ]
         rows.append(

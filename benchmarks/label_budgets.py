@@ -1,0 +1,77 @@
+"""How good teacher, student alone and distilled student are with few labels.
+
+    python benchmarks/label_budgets.py 100 300 1000 3000 10000 all --out curve method=bilstm task=sst2 scale=laptop seeds=3 ...
+
+For each number of labels it runs `train.py stage=task` with `task.label_budget`, the student's baseline beside it; what is in
+the folder `--out` already is not run again. The teacher is fine-tuned on the same labels, the student without a teacher sees
+the same, and the distilled one also the other training texts, without their labels. Then it prints the table, with means and
+standard deviations over the seeds, and writes `label_budgets.md` and `label_budgets.png` there.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import matplotlib
+from matplotlib import pyplot
+
+from kd_lightning.compare import find, markdown
+from kd_lightning.report import show
+from kd_lightning.results import Result, mean_and_deviation
+
+ROOT = Path(__file__).resolve().parents[1]
+LINES = {"teacher": "teacher", "baseline": "student alone", "task": "student distilled"}  # stage -> its name here
+
+
+def run(budget: str, overrides: list[str], out: Path) -> None:
+    method = next(override.removeprefix("method=") for override in overrides if override.startswith("method="))
+    command = [sys.executable, "train.py", "stage=task", f"compare=[{{method: {method}, stage: baseline}}]", *overrides]
+    command += [f"task.label_budget={'null' if budget == 'all' else budget}", f"artifacts={out.resolve()}"]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def picture(scores: dict[str, dict[str, list[float]]], result: Result, path: Path) -> None:
+    """scores: line -> budget -> metric of each seed."""
+    matplotlib.use("Agg")
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for name, of_budget in scores.items():
+        places = range(len(of_budget))
+        means = [statistics.fmean(values) for values in of_budget.values()]
+        deviations = [statistics.stdev(values) if len(values) > 1 else 0 for values in of_budget.values()]
+        axes.errorbar(places, means, yerr=deviations, label=name, marker="o", capsize=3)
+        axes.set_xticks(places, of_budget)
+    axes.set_xlabel("labelled training rows")
+    axes.set_ylabel(f"{result.cfg.task.monitor} on {result.cfg.task.name}")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="+", metavar="budget or override", help="numbers of labels or all; settings of train.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the artifacts, the table and the picture")
+    chosen = parser.parse_args()
+    budgets = [word for word in chosen.words if "=" not in word]
+    for budget in budgets:
+        run(budget, [word for word in chosen.words if "=" in word], chosen.out)
+    results = {
+        (LINES[result.cfg.stage.name], str(result.cfg.task.label_budget or "all")): result for result in find([str(chosen.out)])
+    }
+    some = next(iter(results.values()))
+    scores = {line: {budget: results[line, budget].scores(some.cfg.metric) for budget in budgets} for line in LINES.values()}
+    rows = [
+        {"labels": budget, **{line: mean_and_deviation(of_budget[budget]) for line, of_budget in scores.items()}}
+        for budget in budgets
+    ]
+    show(rows, f"{some.cfg.task.monitor} on the validation data of {some.cfg.task.name}; ±: standard deviation over the seeds")
+    (chosen.out / "label_budgets.md").write_text(markdown(rows), encoding="utf-8")
+    picture(scores, some, chosen.out / "label_budgets.png")
+
+
+if __name__ == "__main__":
+    main()
