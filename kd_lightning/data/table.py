@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_dataset
 
-from kd_lightning.data.rows import FORMATS, Rows, collect, dataset_rows, readable, say
+from kd_lightning.data.rows import collect, say
+from kd_lightning.formats import FORMATS, Rows, dataset_rows, readable
 
 WANTED = "name your rows, e.g. task.files.train=mine.csv task.text=[review] task.label=stars."
 
