@@ -95,7 +95,7 @@ class Table:
             found["train"], found["validation"] = self._held_out(found["train"])
         shared = len(set(_texts(found["train"])) & set(_texts(found["validation"])))
         if shared:
-            say(f"{self.name}: {shared:,} texts of validation are in train too, so its figures flatter.")
+            say(f"{self.name}: {shared:,} text{'s' * (shared > 1)} of validation also in train, so its figures flatter.")
         return found
 
     def _read(self, split: str) -> Dataset:

@@ -162,7 +162,7 @@ def test_texts_on_both_sides_are_reported(table, capsys):
     files = {"train": (".csv", csv_of(REVIEWS)), "validation": (".csv", csv_of([REVIEWS[3], ("w80", "bad")]))}
     splits = table(files).splits(unlabelled=False)
     assert (len(splits["train"]), len(splits["validation"])) == (30, 2)
-    assert "table: 1 texts of validation are in train too" in capsys.readouterr().out
+    assert "table: 1 text of validation also in train, so its figures flatter." in capsys.readouterr().out
 
 
 def test_pairs_unlabelled_rows_and_further_splits_are_read(table):
