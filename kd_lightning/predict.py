@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-from omegaconf import OmegaConf
+from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.artifact import load
+from kd_lightning.artifact import in_row_order, load, made_by
 from kd_lightning.formats import FORMATS, Row, Rows, lines, readable
 
 CHUNK, BATCH = 4096, 32
@@ -31,30 +31,25 @@ class Classifier:
     """An artifact with a trained head. `text` names the one or two columns that it was trained to read."""
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "run.yaml").is_file():
-            raise ValueError(f"{folder}: no artifact is there (a folder with run.yaml and model.safetensors, from stage=task).")
-        cfg = OmegaConf.load(folder / "run.yaml")
+        cfg = made_by(folder)
         self.model = load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-        if not type(self.model).__name__.endswith("ForSequenceClassification"):
-            raise ValueError(
-                f"{folder}: this encoder has no head that classifies (method {cfg.method.name}, stage {cfg.stage.name}). "
-                "Choose what stage=task left."
-            )
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.collate = DataCollatorWithPadding(self.tokenizer)
         self.text, self.max_length = list(cfg.task.text), cfg.task.max_length
 
     @torch.inference_mode()
-    def __call__(self, texts: list[tuple[str, ...]]) -> list[Row]:
-        """`label` and `probability` of each text or pair, or its `score`."""
+    def logits(self, texts: list[tuple[str, ...]]) -> Tensor:
+        """[N, C] of N texts or pairs; rows of like length share a batch."""
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length)
         order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
-        logits = torch.empty(len(texts), self.model.config.num_labels)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            batch = self.collate([{name: encoded[name][row] for name in encoded} for row in rows])
-            logits[rows] = self.model(**batch.to(self.model.device)).logits.float().cpu()
+        plan = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        batches = (self.collate([{name: encoded[name][row] for name in encoded} for row in rows]) for rows in plan)
+        return in_row_order((self.model(**batch.to(self.model.device)).logits.float().cpu() for batch in batches), plan)
+
+    def __call__(self, texts: list[tuple[str, ...]]) -> list[Row]:
+        """`label` and `probability` of each text or pair, or its `score`."""
+        logits = self.logits(texts)
         if logits.shape[1] == 1:
             return [{"score": round(score, 6)} for score in logits[:, 0].tolist()]
         probabilities, chosen = logits.softmax(-1).max(-1)
