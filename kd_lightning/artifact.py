@@ -89,7 +89,7 @@ def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     for split, loader in data.evaluations().items():
         trainer.test(distiller, {split: loader}, verbose=False)
         metrics |= trainer.callback_metrics
-    metrics |= getattr(data, "references", {})
+    metrics |= data.references
     return {name: float(value) for name, value in sorted(metrics.items())}
 
 
