@@ -62,6 +62,17 @@ def test_tinyberts_task_stages_augment_when_asked_except_the_prediction_stage_of
         assert augment["variants"] == cfg.task.variants
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_stages_that_learn_from_a_teacher_alone_read_unlabelled_rows(scale):
+    found = {}
+    for method, stage in PAIRS:
+        data = compose("train", [f"method={method}", f"stage={stage}", f"scale={scale}", *NAMED]).data
+        found[method, stage] = data.get("unlabelled", False)
+    assert {pair for pair, wanted in found.items() if wanted} == {
+        ("tinybert", stage) for stage in ("intermediate", "prediction", "task")
+    }
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment):
     cfg = compose("train", [f"experiment={experiment}"])

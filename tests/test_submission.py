@@ -55,7 +55,9 @@ def artifact(tmp_path, make_encoder):
 
     def make(task: str) -> Path:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", [f"task={task}", "task.max_length=32", "method=finetune", "stage=task"])
+            cfg = compose(
+                "train", [f"task={task}", "task.max_length=32", "task.on_bad_row=skip", "method=finetune", "stage=task"]
+            )
         cfg.student.path = cfg.teacher.path = "none"
         encoder = make_encoder(labels=tuple(cfg.task.labels))
         pooled = encoder.model(**encoder.tokenizer(SENTENCES, padding=True, return_tensors="pt")).logits
@@ -114,8 +116,8 @@ def test_two_artifacts_of_a_task_are_refused_and_leave_nothing(glue, artifact, t
         ),
         (lambda folder: (folder.parents[1] / "glue/RTE/test.tsv").unlink(), r"task rte: .*RTE/test.tsv cannot be found"),
         (
-            lambda folder: (folder.parents[1] / "glue/RTE/test.tsv").write_text("sentence1\tsentence2\nw5\n"),
-            r"test\.tsv has 1 bad row \(line 2: 1 field for 2 columns\)",
+            lambda folder: (folder.parents[1] / "glue/RTE/test.tsv").write_text("sentence1\tsentence2\nw5\tw6\nw7\n"),
+            r"test\.tsv has 1 bad row \(line 3: 1 field for 2 columns\)",
         ),
     ],
 )
