@@ -65,9 +65,9 @@ def json_lines(path: str | Path) -> Rows:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip())
             except json.JSONDecodeError as error:
-                row = ValueError(f"not JSON ({error.msg})")
+                row = ValueError(f"not JSON ({error.msg}: column {error.colno})")
             if not isinstance(row, dict | ValueError):
                 row = ValueError("not a JSON object")
             yield f"line {number}", row
@@ -126,6 +126,7 @@ def _named(records: Iterable[tuple[int, list[str] | ValueError]], columns: Seque
             if not headless:
                 continue
         if len(fields) < len(header) or (len(fields) > len(header) and not extra):
-            yield f"line {number}", ValueError(f"{len(fields)} field{'s' * (len(fields) != 1)} for {len(header)} columns")
+            found, wanted = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((len(fields), "field"), (len(header), "column")))
+            yield f"line {number}", ValueError(f"{found} for {wanted}")
         else:
             yield f"line {number}", dict(zip(header, fields, strict=False))
