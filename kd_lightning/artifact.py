@@ -5,6 +5,7 @@ import os
 import shutil
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pyarrow import parquet
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 CARD = """---
@@ -61,6 +62,25 @@ def load(folder: str | Path) -> PreTrainedModel:
     return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
 
 
+def made_by(folder: Path) -> DictConfig:
+    """The configuration of the run that left a classifier there; raises ValueError where there is none."""
+    if not (folder / "run.yaml").is_file():
+        raise ValueError(f"{folder}: no artifact is there (a folder with run.yaml and model.safetensors, from stage=task).")
+    cfg = OmegaConf.load(folder / "run.yaml")
+    if not AutoConfig.from_pretrained(folder).architectures[0].endswith("ForSequenceClassification"):
+        raise ValueError(
+            f"{folder}: this encoder has no head that classifies (method {cfg.method.name}, stage {cfg.stage.name}). "
+            "Choose what stage=task left."
+        )
+    return cfg
+
+
+def in_row_order(batches: Iterable[Tensor], plan: Iterable[Iterable[int]]) -> Tensor:
+    """[N, ...] of all batches, by the number of the row. plan: the row numbers of each batch, each of 0 to N - 1 once."""
+    rows = torch.tensor([int(row) for rows in plan for row in rows])
+    return torch.cat(list(batches))[rows.argsort()]
+
+
 def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
     """All metrics on the validation data and, under their own names, on the further labelled splits of a task, with what the
     data say about how good is good."""
@@ -69,7 +89,7 @@ def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     for split, loader in data.evaluations().items():
         trainer.test(distiller, {split: loader}, verbose=False)
         metrics |= trainer.callback_metrics
-    metrics |= getattr(data, "references", {})
+    metrics |= data.references
     return {name: float(value) for name, value in sorted(metrics.items())}
 
 
@@ -82,9 +102,9 @@ def predict(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
         return None
     loader = data.val_dataloader()
     batches = trainer.predict(distiller, loader)
-    columns = {name: torch.cat([batch[name].cpu() for batch in batches]).tolist() for name in batches[0]}
-    rows = [int(row) for batch in loader.dataset.plan for row in batch]
-    return pa.table({"row": rows, **columns}).sort_by("row")
+    plan = loader.dataset.plan
+    columns = {name: in_row_order((batch[name].cpu() for batch in batches), plan).tolist() for name in batches[0]}
+    return pa.table({"row": range(len(columns["label"])), **columns})
 
 
 def save(

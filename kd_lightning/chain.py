@@ -34,7 +34,7 @@ INHERITED = (
 MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.workers", "teacher.stored")
 RUN_WIDE = ("logger", "ckpt_path", "checkpoint_minutes", "prerequisites", "compare", "seeds")
 # What changes neither an artifact nor its place.
-NEUTRAL = ("method", "stage", "scale", "task", "augment", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
+NEUTRAL = ("method", "stage", "scale", "task", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
 # The parts of a configuration that an artifact depends on, and what of them depends on the machine alone.
 IDENTITY = ("seed", "distiller", "networks", "data", "optim", "trainer")
 INDIFFERENT = {
@@ -138,12 +138,13 @@ def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig], see
             cfg[who].path = earlier.artifact
     if cfg.teacher.path is None:
         cfg.teacher.path = cfg.teacher.pretrained
-    read = ("method.", "task.", *(["augment"] if heeds_augment else []))
+    unread = MACHINE if heeds_augment else (*MACHINE, "augment", "task.variants")
+    read = ("method.", "task.") if "reader" in cfg.data else ("method.",)  # a corpus is about no task
     names = {override: override.lstrip("+~").split("=")[0] for override in overrides}
     own = sorted(
         override
         for override, name in names.items()
-        if name not in MACHINE and (name.split(".")[0] not in NEUTRAL or name.startswith(read))
+        if not name.startswith(unread) and (name.split(".")[0] not in NEUTRAL or name.startswith(read))
     )
     place = Path(cfg.artifacts) / cfg.scale.name / cfg.artifact
     with open_dict(cfg):

@@ -84,7 +84,9 @@ def compare(results: list[Result]) -> list[Row]:
 
 def _retention(result: Result, results: list[Result]) -> str:
     """The score over the teacher's; where the run had no teacher, over that of the other models of the task and the scale,
-    if they had the same."""
+    if they had the same. A teacher retains nothing."""
+    if result.cfg.stage.name == "teacher":
+        return ""
     key = result.cfg.metric.replace("/student/", "/teacher/")
     scores, teachers = result.scores(result.cfg.metric), result.scores(key)
     if not teachers:

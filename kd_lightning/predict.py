@@ -13,51 +13,43 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
-from omegaconf import OmegaConf
-from pyarrow import ArrowInvalid
-from pyarrow.parquet import ParquetFile
+from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.artifact import load
+from kd_lightning.artifact import in_row_order, load, made_by
+from kd_lightning.formats import FORMATS, Row, Rows, lines, readable
 
 CHUNK, BATCH = 4096, 32
-Row = dict[str, Any]
 
 
 class Classifier:
     """An artifact with a trained head. `text` names the one or two columns that it was trained to read."""
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "run.yaml").is_file():
-            raise ValueError(f"{folder}: no artifact is there (a folder with run.yaml and model.safetensors, from stage=task).")
-        cfg = OmegaConf.load(folder / "run.yaml")
+        cfg = made_by(folder)
         self.model = load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-        if not type(self.model).__name__.endswith("ForSequenceClassification"):
-            raise ValueError(
-                f"{folder}: this encoder has no head that classifies (method {cfg.method.name}, stage {cfg.stage.name}). "
-                "Choose what stage=task left."
-            )
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.collate = DataCollatorWithPadding(self.tokenizer)
         self.text, self.max_length = list(cfg.task.text), cfg.task.max_length
 
     @torch.inference_mode()
-    def __call__(self, texts: list[tuple[str, ...]]) -> list[Row]:
-        """`label` and `probability` of each text or pair, or its `score`."""
+    def logits(self, texts: list[tuple[str, ...]]) -> Tensor:
+        """[N, C] of N texts or pairs; rows of like length share a batch."""
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length)
         order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
-        logits = torch.empty(len(texts), self.model.config.num_labels)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            batch = self.collate([{name: encoded[name][row] for name in encoded} for row in rows])
-            logits[rows] = self.model(**batch.to(self.model.device)).logits.float().cpu()
+        plan = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        batches = (self.collate([{name: encoded[name][row] for name in encoded} for row in rows]) for rows in plan)
+        return in_row_order((self.model(**batch.to(self.model.device)).logits.float().cpu() for batch in batches), plan)
+
+    def __call__(self, texts: list[tuple[str, ...]]) -> list[Row]:
+        """`label` and `probability` of each text or pair, or its `score`."""
+        logits = self.logits(texts)
         if logits.shape[1] == 1:
             return [{"score": round(score, 6)} for score in logits[:, 0].tolist()]
         probabilities, chosen = logits.softmax(-1).max(-1)
@@ -66,61 +58,26 @@ class Classifier:
         return [{"label": label, "probability": round(probability, 6)} for label, probability in pairs]
 
 
-def _lines(file: TextIO, text: list[str]) -> Iterator[Row]:
-    for number, line in enumerate(file, start=1):
-        fields = line.rstrip("\r\n").split("\t", len(text) - 1)
-        if len(fields) < len(text):
-            raise ValueError(f"line {number} is no pair: a tab must stand between {' and '.join(text)}.")
-        yield dict(zip(text, fields, strict=True))
-
-
-def _table(file: TextIO, text: list[str], **dialect: Any) -> Iterator[Row]:
-    yield from csv.DictReader(file, **dialect)
-
-
-def _json(file: TextIO, text: list[str]) -> Iterator[Row]:
-    for number, line in enumerate(file, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} is not JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise ValueError(f'line {number} is no JSON object, such as {{"{text[0]}": "..."}}.')
-        yield row
-
-
-FORMATS = {
-    "lines": _lines,
-    "csv": _table,
-    "tsv": partial(_table, delimiter="\t", quoting=csv.QUOTE_NONE),
-    "jsonl": _json,
-}
-
-
-def read(path: str, form: str, text: list[str]) -> Iterator[Row]:
-    """The rows of a file, or of standard input for "-", each a value by column."""
-    if form == "parquet":
-        for batch in ParquetFile(path).iter_batches(CHUNK):
-            yield from batch.to_pylist()
-    else:
-        with open(0 if path == "-" else path, encoding="utf-8-sig", newline="", closefd=path != "-") as file:
-            yield from FORMATS[form](file, text)
-
-
-def predict(classifier: Classifier, rows: Iterator[Row], text: list[str], key: str | None) -> Iterator[list[Row]]:
+def predict(classifier: Classifier, rows: Rows, text: list[str], key: str | None) -> Iterator[list[Row]]:
     """The answers for chunk after chunk of rows. key: the column with a row's id; None: its number, from 1."""
-    number = 0
-    while chunk := list(itertools.islice(rows, CHUNK)):
-        for place, row in enumerate(chunk, start=number + 1):
-            if absent := [column for column in (*text, *([key] if key else [])) if row.get(column) is None]:
-                there = ", ".join(str(column) for column in row if column is not None)
-                raise ValueError(f"row {place} has nothing in column {' and '.join(absent)}; its columns are {there}.")
+    number, wanted = 0, [*text, *([key] if key else [])]
+    while chunk := [_whole(place, row, wanted) for place, row in itertools.islice(rows, CHUNK)]:
         answers = classifier([tuple(str(row[column]) for column in text) for row in chunk])
         ids = [{key: row[key]} if key else {"row": place} for place, row in enumerate(chunk, start=number + 1)]
         yield [known | answer for known, answer in zip(ids, answers, strict=True)]
         number += len(chunk)
     if not number:
         raise ValueError("there are no rows in it.")
+
+
+def _whole(place: str, row: Row | ValueError, wanted: list[str]) -> Row:
+    if isinstance(row, ValueError):
+        raise ValueError(f"{place}: {row}.")
+    if absent := [column for column in wanted if row.get(column) is None]:
+        raise ValueError(f"{place} has nothing in column {' and '.join(absent)}; its columns are {', '.join(row)}.")
+    if unreadable := [column for column in wanted if not readable(str(row[column]))]:
+        raise ValueError(f"{place}: {' and '.join(unreadable)} holds bytes that are not UTF-8.")
+    return row
 
 
 @contextmanager
@@ -140,10 +97,10 @@ def _writing(path: Path | None) -> Iterator[TextIO]:
 
 
 def main() -> None:
-    forms = [*FORMATS, "parquet"]
+    forms = ["lines", *(suffix[1:] for suffix in FORMATS)]
     parser = argparse.ArgumentParser(prog="python -m kd_lightning.predict", description="Classify text with a student.")
     parser.add_argument("artifact", type=Path, help="the folder that stage=task left")
-    parser.add_argument("file", help="lines, .csv, .tsv (never quoted), .jsonl or .parquet; - is standard input")
+    parser.add_argument("file", help="lines, .csv, .tsv (never quoted), .jsonl, .json or .parquet; - is standard input")
     parser.add_argument("--format", choices=forms, help="of the file; by default its ending says, and else it is lines")
     parser.add_argument("--text", nargs="+", metavar="COLUMN", help="of the text, or the two of a pair; by default the task's")
     parser.add_argument("--id", metavar="COLUMN", help="to name each row by; by default its number, from 1")
@@ -163,7 +120,8 @@ def main() -> None:
     try:
         with _writing(chosen.out) as file:
             table = csv.writer(file, delimiter="\t", lineterminator="\n")
-            for number, answers in enumerate(predict(classifier, read(chosen.file, form, text), text, chosen.id)):
+            rows = lines(chosen.file, text) if form == "lines" else FORMATS[f".{form}"](chosen.file)
+            for number, answers in enumerate(predict(classifier, rows, text, chosen.id)):
                 if chosen.jsonl:
                     file.writelines(f"{json.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
                     continue
@@ -171,7 +129,7 @@ def main() -> None:
                 file.flush()
     except BrokenPipeError:
         sys.exit(1)
-    except (ValueError, OSError, csv.Error, ArrowInvalid) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"predict: {chosen.file}: {error}")
 
 

@@ -9,11 +9,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from rich.progress import track
 from torch import Tensor, nn
@@ -58,14 +59,16 @@ class StoredTeacher(nn.Module):
             readout=(lambda rows: Readout(_tensor(self.arrays["logits"][index]).to(device)[rows])) if needs.logits else None,
         )
 
-    def store(self, needs: Needs, batches: DataLoader, lengths: np.ndarray, cache: str) -> None:
+    def store(self, needs: Needs, batches: DataLoader, tokens: pa.Table, cache: str) -> None:
         """Take the teacher's outputs for all rows from the cache or, if they are not there, compute and write them now.
 
-        batches: every row once in the teacher's tokens, each batch with its rows' numbers as `index`; lengths: their tokens,
-        [rows]. Says how much it is going to write; raises ValueError where the disk has less.
+        batches: every row once, in the teacher's tokens, each batch with its rows' numbers as `index`; tokens: all that the
+        teacher reads of them, a list for each row, in the order of these numbers. Says how much it is going to write; raises
+        ValueError where the disk has less.
         """
-        folder = Path(cache) / f"teacher-{_digest(self.teacher, needs, batches)}"
+        folder = Path(cache) / f"teacher-{_digest(self.teacher, needs, tokens)}"
         if not folder.exists():
+            lengths = pc.list_value_length(tokens["input_ids"]).to_numpy().astype(np.int64)
             _write(folder, self.teacher, needs, batches, lengths)
         self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
         self.positions = _positions(self.arrays["lengths"])
@@ -73,6 +76,7 @@ class StoredTeacher(nn.Module):
 
 
 def _write(folder: Path, teacher: nn.Module, needs: Needs, batches: DataLoader, lengths: np.ndarray) -> None:
+    """lengths: tokens of each row, [rows]."""
     device = next(teacher.parameters()).device
     first = _outputs(teacher, needs, _to(next(iter(batches)), device))
     rows = {name: len(lengths) if name == "logits" else int(lengths.sum()) for name in first}
@@ -123,16 +127,17 @@ def _outputs(teacher: nn.Module, needs: Needs, batch: Batch) -> Tensors:
     return outputs
 
 
-def _digest(teacher: nn.Module, needs: Needs, batches: Iterable[Batch]) -> str:
-    """Of the teacher's weights and precision, of what is kept, and of every token that it reads."""
+def _digest(teacher: nn.Module, needs: Needs, tokens: pa.Table) -> str:
+    """Of the teacher's weights and precision, of what is kept, and of every token that it reads, row by row."""
     digest = hashlib.blake2b(repr((needs, teacher.spec)).encode(), digest_size=8)
     for name, tensor in teacher.state_dict().items():
         digest.update(f"{name} {tensor.dtype}".encode())
-        digest.update(_numpy(tensor.contiguous()).tobytes())
-    for batch in batches:
-        for name in ("index", "input_ids", "token_type_ids"):
-            if name in batch:
-                digest.update(batch[name].numpy().tobytes())
+        digest.update(_numpy(tensor.contiguous()))
+    for name in tokens.column_names:
+        digest.update(f"{name} {tokens[name].type}".encode())
+        digest.update(pc.list_value_length(tokens[name]).to_numpy())
+        for chunk in tokens[name].chunks:
+            digest.update(chunk.flatten().to_numpy())
     return digest.hexdigest()
 
 

@@ -63,8 +63,8 @@ def test_losses_import_torch_only():
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("data/")])
-def test_data_imports_nothing_of_ours_but_views_and_data(name):
-    assert all(module == "views" or module.startswith("data/") for module in ours(name))
+def test_data_imports_nothing_of_ours_but_views_formats_and_data(name):
+    assert all(module in ("views", "formats") or module.startswith("data/") for module in ours(name))
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("student/")])

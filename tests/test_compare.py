@@ -29,9 +29,11 @@ def config():
 def artifact(tmp_path, config, make_encoder):
     """Write one: its metrics, and of eight rows of validation data the logits that say these classes."""
 
-    def make(method="tinybert", task="sst2", seed=42, classes=None, monitor="accuracy", metrics=None, layers=2, **shape):
+    def make(
+        method="tinybert", task="sst2", seed=42, classes=None, monitor="accuracy", metrics=None, layers=2, stage="task", **shape
+    ):
         cfg = config[method].copy()
-        name = f"{task}/{method}"
+        name, cfg.stage.name = f"{task}/{method if stage == 'task' else stage}", stage
         cfg.task.name, cfg.seed, cfg.metric, cfg.task.monitor = task, seed, f"val/student/{monitor}", monitor
         cfg.teacher.path = "teacher"
         cfg.student.path = "student"
@@ -67,10 +69,11 @@ def test_the_baseline_is_held_against_the_teacher_of_its_task(artifact, tmp_path
     artifact("finetune", metrics=accuracy(0.6))
     artifact("tinybert", metrics=accuracy(0.72, 0.8))
     artifact("finetune", task="rte", metrics=accuracy(0.5))
+    artifact("finetune", stage="teacher", metrics=accuracy(0.79))  # measured in another precision than by the student's run
     rows = {(row["task"], row["model"]): row for row in compare(find([str(tmp_path)]))}
     assert rows["sst2", "tinybert"]["retention"] == "0.9000"
     assert rows["sst2", "finetune"]["retention"] == "0.7500"
-    assert rows["rte", "finetune"]["retention"] == ""
+    assert rows["rte", "finetune"]["retention"] == rows["sst2", "teacher"]["retention"] == ""
 
 
 def test_parameters_are_those_of_each_model(artifact, tmp_path, make_encoder):

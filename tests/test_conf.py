@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from kd_lightning.chain import plan
+from kd_lightning.chain import identity, plan
 from kd_lightning.run import build
 from kd_lightning.submission import FILES
 
@@ -69,6 +69,17 @@ def test_tinyberts_task_stages_augment_when_asked_except_the_prediction_stage_of
         assert augment["variants"] == cfg.task.variants
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_stages_that_learn_from_a_teacher_alone_read_unlabelled_rows(scale):
+    found = {}
+    for method, stage in PAIRS:
+        data = compose("train", [f"method={method}", f"stage={stage}", f"scale={scale}", *NAMED]).data
+        found[method, stage] = data.get("unlabelled", False)
+    assert {pair for pair, wanted in found.items() if wanted} == {
+        ("tinybert", stage) for stage in ("intermediate", "prediction", "task")
+    }
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment):
     cfg = compose("train", [f"experiment={experiment}"])
@@ -110,12 +121,20 @@ def test_augmentation_moves_what_is_trained_on_more_rows_and_what_starts_from_it
         given = ["experiment=demo", "task=stsb", *overrides]
         return plan(compose("train", given), given)
 
-    plain, more, other = runs(), runs("augment=masked_lm"), runs("augment=masked_lm", "augment.variants=7")
+    variants = [[], *(["augment=masked_lm", *more] for more in ([], ["augment.variants=7"], ["task.variants=7"]))]
+    chains = [runs(*variant) for variant in variants]
     moved = {("tinybert", "intermediate"), ("tinybert", "task")}
-    for one, two, three in zip(plain, more, other, strict=True):
-        artifacts = {one.artifact, two.artifact, three.artifact}
-        assert len(artifacts) == (3 if (one.method.name, one.stage.name) in moved else 1)
-    assert [run.stage.name for run in more if run.data.get("augment")] == ["intermediate"]
+    for same in zip(*chains, strict=True):
+        assert len({run.artifact for run in same}) == (4 if (same[0].method.name, same[0].stage.name) in moved else 1)
+    assert [run.stage.name for run in chains[1] if run.data.get("augment")] == ["intermediate"]
+
+
+def test_a_general_student_is_about_no_task_and_is_made_once_for_all():
+    plain, other = _runs("stage=task"), _runs("stage=task", "task.max_length=64", "task=table", "task.files.train=mine.csv")
+    same = [one.artifact == two.artifact for one, two in zip(plain, other, strict=True)]
+    assert [run.stage.name for run in plain] == ["teacher", "general", "intermediate", "task"]
+    assert same == [False, True, False, False]
+    assert identity(plain[1]) == identity(other[1])
 
 
 def test_an_override_of_the_trainer_speaks_of_the_named_stage_alone():

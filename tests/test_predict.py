@@ -89,12 +89,12 @@ def test_an_empty_line_has_an_answer_too(single, command, tmp_path):
     assert answered(command(single, tmp_path / "text.txt")) == expected(single, ["w7", "", "w9"])
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json", "parquet"])
 def test_a_table_is_read_by_its_columns_and_keeps_its_ids(ending, single, command, tmp_path):
     file, ids = tmp_path / f"table.{ending}", [f"00{number}" for number in range(40)]
     if ending == "parquet":
         parquet.write_table(pa.table({"name": ids, "review": TEXTS}), file)
-    elif ending == "jsonl":
+    elif ending in ("jsonl", "json"):
         lines = [json.dumps({"review": text, "name": name}) for name, text in zip(ids, TEXTS, strict=True)]
         file.write_text("\n".join(lines) + "\n")
     else:
@@ -174,7 +174,7 @@ def test_no_more_than_a_chunk_is_read_ahead(single, command):
     def endless():
         while True:
             taken.append(len(taken))
-            yield {"sentence": "w7"}
+            yield f"line {len(taken)}", {"sentence": "w7"}
 
     answers = predict.predict(predict.Classifier(single), endless(), ["sentence"], None)
     assert len(next(answers)) == 16 == len(taken)
@@ -184,7 +184,7 @@ def test_no_more_than_a_chunk_is_read_ahead(single, command):
 
 def test_a_file_takes_its_place_once_it_is_whole(single, command, tmp_path):
     (tmp_path / "text.jsonl").write_text('{"sentence": "w7"}\n' * 20 + '{"sentence": 7\n')
-    with pytest.raises(SystemExit, match=r"text.jsonl: line 21 is not JSON"):
+    with pytest.raises(SystemExit, match=r"text.jsonl: line 21: not JSON"):
         command(single, tmp_path / "text.jsonl", "--out", tmp_path / "out.tsv")
     assert [path.name for path in tmp_path.iterdir()] == ["text.jsonl"]
     (tmp_path / "text.txt").write_text("w7\n")
@@ -195,14 +195,14 @@ def test_a_file_takes_its_place_once_it_is_whole(single, command, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "options", "sentence"),
     [
-        ("a.csv", "text,n\nw7,1\n", (), "row 1 has nothing in column sentence; its columns are text, n"),
-        ("a.csv", "sentence,n\nw7,1\nw8\n", ("--id", "n"), "row 2 has nothing in column n"),
+        ("a.csv", "text,n\nw7,1\n", (), "line 2 has nothing in column sentence; its columns are text, n"),
+        ("a.csv", "sentence,n\nw7,1\nw8\n", ("--id", "n"), "line 3: 1 field for 2 columns"),
         ("a.csv", "sentence\nw7\n", ("--text", "a", "b"), "--text a b: this model reads 1"),
         ("a.csv", "sentence\n", (), "there are no rows in it"),
         ("a.txt", "", (), "there are no rows in it"),
-        ("a.jsonl", "[1]\n", (), "line 1 is no JSON object"),
-        ("a.txt", b"w7\n\xff\xfe\n", (), "can't decode byte"),
-        ("a.parquet", "w7\n", (), "a.parquet"),
+        ("a.jsonl", "[1]\n", (), "line 1: not a JSON object"),
+        ("a.txt", b"w7\n\xff\xfe\n", (), "line 2: sentence holds bytes that are not UTF-8"),
+        ("a.parquet", "w7\n", (), "a.parquet is no Parquet file"),
     ],
 )
 def test_a_mistake_is_one_sentence(name, content, options, sentence, single, command, tmp_path):
@@ -222,5 +222,5 @@ def test_what_is_no_classifier_is_refused(artifact, command, tmp_path):
 
 def test_a_line_without_a_tab_is_no_pair(artifact, command, tmp_path):
     (tmp_path / "a.txt").write_text("w7\tw8\nw9\n")
-    with pytest.raises(SystemExit, match="line 2 is no pair: a tab must stand between first and second"):
+    with pytest.raises(SystemExit, match="line 2: no pair: a tab must stand between first and second"):
         command(artifact(text=("first", "second")), tmp_path / "a.txt")

@@ -1,9 +1,12 @@
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
@@ -11,27 +14,35 @@ from kd_lightning.stored import StoredTeacher
 from kd_lightning.views import Needs
 
 LABELS = ("yes", "no", "maybe")
-LENGTHS = np.array([5, 9, 3, 7, 7, 4, 8])
+LENGTHS = (5, 9, 3, 7, 7, 4, 8)
 NEEDS = Needs(hidden=frozenset({0, 3}), attention=frozenset({2}), logits=True)
 
 
-def batches(order: list[list[int]], shift: int = 0) -> DataLoader:
-    """Rows whose words follow from their number, in batches of this order."""
+def rows(lengths: Sequence[int] = LENGTHS) -> dict[str, list[list[int]]]:
+    """Words that follow from their place, one row after the other."""
+    words = iter(range(10**6))
+    return {"input_ids": [[5 + next(words) * 11 % 90 for _ in range(n)] for n in lengths]}
+
+
+def batches(order: list[list[int]], data: dict[str, list[list[int]]] | None = None) -> DataLoader:
+    """Rows in batches of this order."""
     made = []
     for index in order:
-        lengths = torch.from_numpy(LENGTHS[index])
-        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-        words = 5 + (torch.tensor(index)[:, None] * 11 + torch.arange(mask.shape[1]) * 3 + shift) % 90
-        made.append({"index": torch.tensor(index), "input_ids": words * mask, "attention_mask": mask})
+        padded = {
+            name: pad_sequence([torch.tensor(column[row]) for row in index], batch_first=True)
+            for name, column in (data or rows()).items()
+        }
+        made.append({"index": torch.tensor(index), "attention_mask": (padded["input_ids"] > 0).long(), **padded})
     return DataLoader(made, batch_size=None)
 
 
+TOKENS = pa.table(rows())
 BY_LENGTH = [[2, 5, 0], [3, 4], [6, 1]]
 
 
-def store(teacher, needs, rows, lengths, cache) -> StoredTeacher:
+def store(teacher, needs, rows, tokens, cache) -> StoredTeacher:
     made = StoredTeacher(teacher)
-    made.store(needs, rows, lengths, cache)
+    made.store(needs, rows, tokens, cache)
     return made
 
 
@@ -42,7 +53,7 @@ def teacher(make_encoder):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_was_stored_is_what_the_teacher_shows(teacher, tmp_path, dtype):
-    stored = store(teacher.to(dtype), NEEDS, batches(BY_LENGTH), LENGTHS, str(tmp_path))
+    stored = store(teacher.to(dtype), NEEDS, batches(BY_LENGTH), TOKENS, str(tmp_path))
     assert stored.spec == replace(teacher.spec, vocabulary_id="")
     assert list(stored.parameters()) == []
     tolerance = {"rtol": 0, "atol": 0} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
@@ -50,8 +61,8 @@ def test_what_was_stored_is_what_the_teacher_shows(teacher, tmp_path, dtype):
     for batch in batches(order):
         expected, found = teacher(batch, NEEDS), stored(batch, NEEDS)
         real = batch["attention_mask"].bool()
-        rows = torch.tensor([1, 0])
-        assert_close(found.logits(rows), expected.logits(rows).float(), **tolerance)
+        turned = torch.tensor([1, 0])
+        assert_close(found.logits(turned), expected.logits(turned).float(), **tolerance)
         assert set(found.hidden) == {0, 3}
         assert set(found.attention) == {2}
         for k in (0, 3):
@@ -62,35 +73,59 @@ def test_what_was_stored_is_what_the_teacher_shows(teacher, tmp_path, dtype):
             assert_close(ours.transpose(1, 2)[real], theirs.transpose(1, 2)[real], **tolerance)
 
 
-def test_a_second_run_asks_no_teacher(teacher, tmp_path, monkeypatch):
-    first = store(teacher, NEEDS, batches(BY_LENGTH), LENGTHS, str(tmp_path))
+def test_a_second_run_asks_no_teacher_and_makes_no_batch(teacher, tmp_path, monkeypatch):
+    first = store(teacher, NEEDS, batches(BY_LENGTH), TOKENS, str(tmp_path))
     monkeypatch.setattr(teacher, "forward", None)
-    again = store(teacher, NEEDS, batches(BY_LENGTH), LENGTHS, str(tmp_path))
+    parts = pa.concat_tables([TOKENS[:2], TOKENS[2:]])  # however the same rows lie in memory
+    again = store(teacher, NEEDS, None, parts, str(tmp_path))
     (batch,) = batches([[4, 1]])
     assert torch.equal(first(batch, NEEDS).logits(torch.arange(2)), again(batch, NEEDS).logits(torch.arange(2)))
 
 
-@pytest.mark.parametrize("change", ["weights", "precision", "words", "needs"])
+def change_a_weight(teacher, needs, data):
+    next(teacher.parameters()).view(-1)[3] += 1e-3
+
+
+def change_the_precision(teacher, needs, data):
+    teacher.bfloat16()
+
+
+def change_what_is_needed(teacher, needs, data):
+    return Needs(logits=True)
+
+
+def change_a_word(teacher, needs, data):
+    data["input_ids"][6][-1] = 96
+
+
+def change_the_order(teacher, needs, data):
+    """Rows of the same length."""
+    data["input_ids"][3], data["input_ids"][4] = data["input_ids"][4], data["input_ids"][3]
+
+
+def change_where_a_row_ends(teacher, needs, data):
+    """The same words in the same order."""
+    data |= rows((5, 9, 3, 8, 6, 4, 8))
+
+
+def change_a_segment(teacher, needs, data):
+    data["token_type_ids"] = [[0] * (n - 1) + [1] for n in LENGTHS]
+
+
+@pytest.mark.parametrize("change", [value for name, value in list(globals().items()) if name.startswith("change_")])
 def test_what_belongs_to_another_teacher_or_other_data_is_not_found(teacher, tmp_path, change):
-    store(teacher, NEEDS, batches(BY_LENGTH), LENGTHS, str(tmp_path))
-    needs, shift = NEEDS, 0
-    if change == "weights":
-        next(teacher.parameters()).view(-1)[3] += 1e-3
-    elif change == "precision":
-        teacher.bfloat16()
-    elif change == "words":
-        shift = 1
-    else:
-        needs = Needs(logits=True)
-    stored = store(teacher, needs, batches(BY_LENGTH, shift), LENGTHS, str(tmp_path))
+    store(teacher, NEEDS, batches(BY_LENGTH), TOKENS, str(tmp_path))
+    data = rows()
+    needs = change(teacher, NEEDS, data) or NEEDS
+    stored = store(teacher, needs, batches(BY_LENGTH, data), pa.table(data), str(tmp_path))
     assert len(list(tmp_path.glob("teacher-*"))) == 2
-    (batch,) = batches([[0, 3]], shift)
-    rows = torch.arange(2)
-    assert_close(stored(batch, needs).logits(rows), teacher(batch, needs).logits(rows).float(), rtol=2e-2, atol=2e-2)
+    (batch,) = batches([[0, 3]], data)
+    both = torch.arange(2)
+    assert_close(stored(batch, needs).logits(both), teacher(batch, needs).logits(both).float(), rtol=2e-2, atol=2e-2)
 
 
 def test_only_logits_take_little_room(teacher, tmp_path, capsys):
-    store(teacher, Needs(logits=True), batches(BY_LENGTH), LENGTHS, str(tmp_path))
+    store(teacher, Needs(logits=True), batches(BY_LENGTH), TOKENS, str(tmp_path))
     (folder,) = tmp_path.iterdir()
     assert {path.name for path in folder.iterdir()} == {"lengths.npy", "logits.npy"}
     assert np.load(folder / "logits.npy").shape == (7, 3)
@@ -109,7 +144,7 @@ def test_an_interruption_leaves_nothing_behind(teacher, tmp_path, monkeypatch):
 
     monkeypatch.setattr(teacher, "forward", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        store(teacher, NEEDS, batches(BY_LENGTH), LENGTHS, str(tmp_path))
+        store(teacher, NEEDS, batches(BY_LENGTH), TOKENS, str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,8 +155,8 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(teacher, tmp_pat
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
         folder = tmp_path / str(free)
         if enough:
-            store(teacher, NEEDS, batches(BY_LENGTH), LENGTHS, str(folder))
+            store(teacher, NEEDS, batches(BY_LENGTH), TOKENS, str(folder))
         else:
             with pytest.raises(ValueError, match=r"teacher.stored=true: .* GB are to be written .* are free"):
-                store(teacher, NEEDS, batches(BY_LENGTH), LENGTHS, str(folder))
+                store(teacher, NEEDS, batches(BY_LENGTH), TOKENS, str(folder))
             assert list(folder.iterdir()) == []

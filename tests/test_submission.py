@@ -53,9 +53,11 @@ def glue(tmp_path):
 def artifact(tmp_path, make_encoder):
     """What a task stage leaves, with a random classifier."""
 
-    def make(task: str) -> str:
+    def make(task: str) -> Path:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", [f"task={task}", "task.max_length=32", "method=finetune", "stage=task"])
+            cfg = compose(
+                "train", [f"task={task}", "task.max_length=32", "task.on_bad_row=skip", "method=finetune", "stage=task"]
+            )
         cfg.student.path = cfg.teacher.path = "none"
         encoder = make_encoder(labels=tuple(cfg.task.labels))
         pooled = encoder.model(**encoder.tokenizer(SENTENCES, padding=True, return_tensors="pt")).logits
@@ -65,7 +67,7 @@ def artifact(tmp_path, make_encoder):
         encoder.model.save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)
         OmegaConf.save(cfg, folder / "run.yaml", resolve=True)
-        return str(folder)
+        return folder
 
     return make
 
@@ -104,18 +106,27 @@ def test_two_artifacts_of_a_task_are_refused_and_leave_nothing(glue, artifact, t
     ("damage", "words"),
     [
         (lambda folder: (folder / "run.yaml").unlink(), r"rte: no artifact is there"),
-        (lambda folder: (folder / "config.json").write_text('{"architectures": ["BertModel"]}'), r"classifies nothing"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}'),
+            r"no head that classifies \(method finetune, stage task\)",
+        ),
         (
             lambda folder: OmegaConf.save({"task": {"name": "mine"}, "data": {}}, folder / "run.yaml"),
             r"task mine is none of GLUE",
         ),
+        (lambda folder: (folder.parents[1] / "glue/RTE/test.tsv").unlink(), r"task rte: .*RTE/test.tsv cannot be found"),
+        (
+            lambda folder: (folder.parents[1] / "glue/RTE/test.tsv").write_text("sentence1\tsentence2\nw5\tw6\nw7\n"),
+            r"test\.tsv has 1 bad row \(line 3: 1 field for 2 columns\)",
+        ),
     ],
 )
-def test_what_is_no_artifact_of_glue_is_refused(damage, words, glue, artifact, tmp_path):
+def test_what_cannot_be_submitted_is_refused_and_leaves_nothing(damage, words, glue, artifact, tmp_path):
     folder = artifact("rte")
-    damage(Path(folder))
+    damage(folder)
     with pytest.raises(ValueError, match=words):
         write([folder], glue, tmp_path / "submission.zip")
+    assert not list(tmp_path.glob("*.zip*"))
 
 
 def test_the_command_says_a_mistake_in_one_sentence(tmp_path):

@@ -5,9 +5,14 @@ from pathlib import Path
 from datasets import Dataset, load_dataset, load_from_disk
 from pyarrow import parquet
 
-from kd_lightning.data.rows import NoColumn, collect, dataset_rows, say, tsv
+from kd_lightning.data.rows import NoColumn, collect, say
+from kd_lightning.formats import dataset_rows, tsv
 
 REQUIRED = ("train", "validation", "unlabelled")
+
+
+class NoFile(ValueError):
+    """A split is not where it should be."""
 
 
 class Glue:
@@ -56,39 +61,37 @@ class Glue:
             if split == "unlabelled" and not unlabelled:
                 continue
             try:
-                rows = self.read(split, labelled=split != "unlabelled")
-            except NoColumn:
+                found[split] = self.read(split, labelled=split != "unlabelled")
+            except (NoColumn, NoFile) as error:
                 if split in REQUIRED:
                     raise
-                continue  # the benchmark's own test files have no labels
-            if rows is not None:
-                found[split] = rows
+                if isinstance(error, NoFile):  # where one is there, it may well be the benchmark's, without labels
+                    say(f"{error} So nothing is measured on {split}.")
         return found
 
-    def read(self, split: str, labelled: bool) -> Dataset | None:
-        """The rows of one split; None where it need not be there and is not, or where the hub withholds the labels.
+    def read(self, split: str, labelled: bool) -> Dataset:
+        """The rows of one split.
 
-        Raises NoColumn where a file has not the columns that are wanted, ValueError for anything else that is wrong.
+        Raises NoFile where it is not there, NoColumn where it has not the columns that are wanted or the hub withholds the
+        labels, ValueError for anything else that is wrong.
         """
         path = None if self.root is None else self.root / self.folder / self.files[split]
         configuration, _, name = self.hub_splits.get(split, split).rpartition("/")
         configuration = configuration or (self.hub[1] if self.hub else "")
         if path is None or (self.hub and not path.is_file() and (self.root / configuration).is_dir()):
             source, data = self._from_hub(configuration, name)
-            if data is None and split in REQUIRED:
-                raise ValueError(f"task {self.name}: {source} has no split {name}.")
-            if data is None or (labelled and split not in REQUIRED and -1 in data.unique("label")):
-                return None
+            if data is None:
+                raise NoFile(f"task {self.name}: {source} has no split {name}.")
+            if labelled and split not in REQUIRED and -1 in data.unique("label"):
+                raise NoColumn(f"task {self.name}: {source} withholds the labels of {name}.")
             named = hasattr(data.features["label"], "names")
             rows, text, label, values = dataset_rows(data), self.hub_text, "label", self.labels if named else self.values
             source = f"{name} of {source}"
-        elif path.is_file():
+        else:
+            if not path.is_file():
+                raise NoFile(f"task {self.name}: {path} cannot be found.")
             source, rows = path, tsv(path, self.columns, extra=True)
             text, label, values = self.text, self.label, self.values
-        elif split in REQUIRED:
-            raise ValueError(f"task {self.name}: {path} cannot be found.")
-        else:
-            return None
         source, label = f"task {self.name}: {source}", label if labelled else None
         found = collect(source, rows, text=text, label=label, values=values, on_bad_row=self.on_bad_row, empty=True)
         official = self.rows.get(split, len(found))

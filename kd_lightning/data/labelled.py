@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.data.batches import loader, training_batches, validation_batches
 
+TOKENS = ("input_ids", "token_type_ids")  # what a network reads of a row
+
 
 class Reader(Protocol):
     """Where rows come from: `glue.Glue`, `table.Table`."""
@@ -88,26 +90,23 @@ class LabelledText(L.LightningDataModule):
         further = [name for name in self.splits if name not in ("train", "validation", "unlabelled")]
         return {name: self._loader([name], validation_batches) for name in further}
 
-    def every_row(self) -> tuple[DataLoader, np.ndarray]:
-        """All rows of all splits once, and how many tokens each has, [rows]."""
-        lengths = np.concatenate([np.asarray(data["length"]) for data in self.splits.values()])
-        return self._loader(list(self.splits), validation_batches), lengths
+    @property
+    def references(self) -> dict[str, float]:
+        """A task has none: its teacher says how good is good."""
+        return {}
 
-    def loader(self, rows: Dataset, name: str) -> DataLoader:
-        """Batches of rows that no split holds; the row numbers of each batch are in `loader.dataset.plan`."""
-        tokenised = self._tokenise(rows, name)
-        return self._batches(tokenised, np.arange(len(rows)), validation_batches)
+    def every_row(self) -> tuple[DataLoader, pa.Table]:
+        """All rows of all splits once, in batches, and their tokens in the order of `index`."""
+        rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")[:]
+        return self._loader(list(self.splits), validation_batches), rows.select([n for n in TOKENS if n in rows.column_names])
 
     def _loader(self, names: list[str], plan, **more) -> DataLoader:
         starts = dict(zip(self.splits, np.cumsum([0, *map(len, self.splits.values())]), strict=False))
         index = np.concatenate([starts[name] + np.arange(len(self.splits[name])) for name in names])
-        parts = [self.splits[name] for name in names]
-        return self._batches(parts[0] if len(parts) == 1 else concatenate_datasets(parts), index, plan, **more)
-
-    def _batches(self, data: Dataset, index: np.ndarray, plan, **more) -> DataLoader:
+        data = concatenate_datasets([self.splits[name] for name in names])
         labels = np.asarray(data["label"], np.float32 if len(self.reader.labels) == 1 else np.int64)
         lengths = np.asarray(data["length"])
-        names = [name for name in ("input_ids", "token_type_ids") if name in data.column_names]
+        names = [name for name in TOKENS if name in data.column_names]
         rows = data.select_columns(names).with_format("arrow")
 
         def collate(chosen: np.ndarray, _: torch.Generator) -> dict[str, Tensor]:

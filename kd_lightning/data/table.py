@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_dataset
 
-from kd_lightning.data.rows import FORMATS, Rows, collect, dataset_rows, readable, say
+from kd_lightning.data.rows import collect, say
+from kd_lightning.formats import FORMATS, Rows, dataset_rows, readable
 
 WANTED = "name your rows, e.g. task.files.train=mine.csv task.text=[review] task.label=stars."
+FEW = 5  # rows of a class; with fewer it may be a slip of who labelled them
 
 
 def rows_of(file: str, hub: list[str] | None) -> Rows:
@@ -87,14 +89,15 @@ class Table:
         self.validation_share, self.split_seed, self.on_bad_row = validation_share, split_seed, on_bad_row
 
     def splits(self, unlabelled: bool) -> dict[str, Dataset]:
-        wanted = [split for split in self.files if unlabelled or split != "unlabelled"]
-        found = {split: self._read(split) for split in wanted}
+        found = {split: self._read(split) for split in self.files}  # all, so that a chain's first stage refuses what is wrong
+        if not unlabelled:
+            found.pop("unlabelled", None)
         self._describe(found["train"])
         if "validation" not in found:
             found["train"], found["validation"] = self._held_out(found["train"])
         shared = len(set(_texts(found["train"])) & set(_texts(found["validation"])))
         if shared:
-            say(f"{self.name}: {shared:,} texts of validation are in train too, so its figures flatter.")
+            say(f"{self.name}: {shared:,} text{'s' * (shared > 1)} of validation also in train, so its figures flatter.")
         return found
 
     def _read(self, split: str) -> Dataset:
@@ -112,6 +115,8 @@ class Table:
             what = ", ".join(f"{self.labels[i]}: {n:,}" for i, n in counts[:20]) + (" ..." if len(counts) > 20 else "")
             what += f"; always saying {self.labels[counts[0][0]]} is right {counts[0][1] / len(labels):.1%} of the time"
         say(f"{self.name}: {len(labels):,} labelled rows ({what}).")
+        if len(self.labels) > 1 and (few := [f"{self.labels[i]} ({n})" for i, n in counts if n < FEW]):
+            say(f"{self.name}: few rows are {', '.join(few[:20])}. If these are slips, name the classes: task.labels=[...].")
 
     def _held_out(self, rows: Dataset) -> tuple[Dataset, Dataset]:
         """Train and validation. Rows of the same text stay together, in the stratum of the first one's label."""

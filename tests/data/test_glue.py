@@ -189,6 +189,15 @@ def test_a_test_split_counts_only_where_it_has_labels(task):
     assert not withheld.evaluations()
 
 
+def test_a_test_file_that_is_not_there_is_said_once_and_one_without_labels_is_as_usual(task, tmp_path, capsys):
+    reader, file = task(both()).reader, tmp_path / "glue" / "Task" / "test.tsv"
+    for _ in range(2):
+        assert set(reader.splits(unlabelled=False)) == {"train", "validation"}
+    assert capsys.readouterr().out == f"task demo: {file} cannot be found. So nothing is measured on test.\n"
+    task(both(test=table([(0, SENTENCES[0])], header="index\tsentence"))).reader.splits(unlabelled=False)
+    assert capsys.readouterr().out == ""
+
+
 def test_epochs_come_in_different_orders_and_validation_in_one(task, process):
     data = task(both())
     data.prepare_data()
@@ -329,7 +338,8 @@ class TestFromACopyOfTheHub:
 
 
 def test_malformed_lines_are_left_out_and_counted_where_the_benchmark_has_some(task, capsys):
-    data = task({"train": "sentence\tlabel\nw5\tbad\nw6\nw7\tw8\nw9\tgood\n", "validation": labelled(4)}, on_bad_row="skip")
+    train = "sentence\tlabel\nw5\tbad\nw6\nw7\tw8\nw9\tgood\n"
+    data = task({"train": train, "validation": labelled(4), "test": labelled(4)}, on_bad_row="skip")
     data.prepare_data()
     assert data.splits["train"]["label"][:] == [0, 1]
     (said,) = capsys.readouterr().out.splitlines()
@@ -352,7 +362,7 @@ def test_bytes_that_are_not_utf8_are_refused_with_their_line_and_a_byte_order_ma
 
 def test_another_number_of_rows_than_the_benchmarks_is_said_once(task, capsys):
     """A chain reads the same files in each of its stages."""
-    reader = task(both(), rows={"train": 104743, "validation": 9}).reader
+    reader = task(both(test=labelled(3)), rows={"train": 104743, "validation": 9}).reader
     reader.splits(unlabelled=False)
     reader.splits(unlabelled=False)
     assert capsys.readouterr().out == "demo: train has 22 rows; the benchmark has 104,743.\n"

@@ -88,7 +88,7 @@ BAD = {
             "line 2: review is missing",
             "line 3: not a JSON object",
             "line 4: review is 5, not a text",
-            "line 5: not JSON (Expecting ':' delimiter)",
+            "line 5: not JSON (Expecting ':' delimiter: column 10)",
             "line 6: review is missing",
             "line 7: review holds bytes that are not UTF-8",
         ],
@@ -158,11 +158,25 @@ def test_a_share_of_every_class_is_held_out_and_no_text_is_on_both_sides(table, 
     assert "table: 28 of these rows are held out for validation." in said
 
 
+def test_a_class_of_a_few_rows_may_be_a_slip_and_is_said(table, capsys):
+    rows, labels = [*REVIEWS, *[(f"w{i}", "godo") for i in range(4)]], ["bad", "fair", "godo", "good"]
+    table({"train": (".csv", csv_of(rows))}, labels=labels).splits(unlabelled=False)
+    assert "table: few rows are godo (4). If these are slips, name the classes: task.labels=[...]." in capsys.readouterr().out
+    table({"train": (".csv", csv_of([*rows, ("w80", "godo")]))}, labels=labels).splits(unlabelled=False)
+    assert "few rows" not in capsys.readouterr().out
+
+
+def test_an_unlabelled_file_is_checked_by_the_first_stage_of_a_chain_which_does_not_train_on_it(table):
+    files = {"train": (".csv", csv_of(REVIEWS)), "unlabelled": (".csv", "review\nw1\nw2,w3\n")}
+    with pytest.raises(ValueError, match=r"unlabelled\.csv has 1 bad row \(line 3: 2 fields for 1 column\)"):
+        table(files).splits(unlabelled=False)
+
+
 def test_texts_on_both_sides_are_reported(table, capsys):
     files = {"train": (".csv", csv_of(REVIEWS)), "validation": (".csv", csv_of([REVIEWS[3], ("w80", "bad")]))}
     splits = table(files).splits(unlabelled=False)
     assert (len(splits["train"]), len(splits["validation"])) == (30, 2)
-    assert "table: 1 texts of validation are in train too" in capsys.readouterr().out
+    assert "table: 1 text of validation also in train, so its figures flatter." in capsys.readouterr().out
 
 
 def test_pairs_unlabelled_rows_and_further_splits_are_read(table):
