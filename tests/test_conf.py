@@ -75,9 +75,8 @@ def test_the_stages_that_learn_from_a_teacher_alone_read_unlabelled_rows(scale):
     for method, stage in PAIRS:
         data = compose("train", [f"method={method}", f"stage={stage}", f"scale={scale}", *NAMED]).data
         found[method, stage] = data.get("unlabelled", False)
-    assert {pair for pair, wanted in found.items() if wanted} == {
-        ("tinybert", stage) for stage in ("intermediate", "prediction", "task")
-    }
+    tinybert = {("tinybert", stage) for stage in ("intermediate", "prediction", "task")}
+    assert {pair for pair, wanted in found.items() if wanted} == tinybert | {(m, "task") for m in ("bilstm", "cnn", "bow")}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
