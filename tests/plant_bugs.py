@@ -53,6 +53,17 @@ BUGS = {  # name -> (file, text, replacement) ...
     "stop words change": [("data/candidates", " and word.lower() not in STOP_WORDS", "")],
     "words are kept with the probability": [("data/augment", "< probability", "> probability")],
     "draws without the seed": [("data/augment", "default_rng([self.seed, row, number])", "default_rng([row, number])")],
+    "the backward LSTM begins in the padding": [("student/bilstm", "lengths[:, None] - 1 - place, place)", "place, place)")],
+    "a CNN's maximum over padding too": [("student/cnn", "maps.masked_fill(outside[:, None], 0)", "maps")],
+    "a bag of words divided by its batch's length": [("student/bow", "x.sum(1) / lengths[:, None]", "x.mean(1)")],
+    "the first text is read with the second": [("student/shallow", "real - second", "real")],
+    "the frozen vectors learn": [("student/shallow", "frozen.requires_grad_(False)", "frozen.requires_grad_(True)")],
+    "the vocabulary knows the validation texts": [("student/vocabulary", 'if name in ("train", "unlabelled"):', "if name:")],
+    "stored answers of the next row": [("stored", 'self.arrays["logits"][index]', 'self.arrays["logits"][index - 1]')],
+    "the last n-gram of a text is never drawn": [("data/tang", "len(words) - size + 1)", "max(1, len(words) - size))")],
+    "the others keep their labels": [
+        ("data/labelled", "return kept, Dataset(table.set_column", "return kept, Dataset(table) or (table.set_column")
+    ],
     "valid_only divided by (sum of n)²": [("terms", "mask.sum(1).square().sum()", "mask.sum().square()")],
 }
 

@@ -373,3 +373,12 @@ def test_every_labelled_split_that_is_named_is_measured_under_its_name(task):
     data = task(both(mismatched=labelled(5), test=table([(0, "w5")], header="index\tsentence")), files=files)
     data.prepare_data()
     assert {name: len(examples(loader)) for name, loader in data.evaluations().items()} == {"mismatched": 5}
+
+
+@pytest.mark.parametrize(("unlabelled", "expected"), [(False, 6), (True, 22)])
+def test_rows_beyond_the_label_budget_are_trained_on_only_where_unlabelled_rows_are_wanted(task, unlabelled, expected):
+    data = task(both(), label_budget=6, unlabelled=unlabelled)
+    data.prepare_data()
+    labels = [label for batch in data.train_dataloader() for label in batch["labels"].tolist()]
+    assert len(labels) == expected
+    assert labels.count(0) == labels.count(1) == 3
