@@ -377,7 +377,8 @@ def test_every_labelled_split_that_is_named_is_measured_under_its_name(task):
 
 @pytest.mark.parametrize(("unlabelled", "expected"), [(False, 6), (True, 22)])
 def test_rows_beyond_the_label_budget_are_trained_on_only_where_unlabelled_rows_are_wanted(task, unlabelled, expected):
-    data = task(both(), label_budget=6, unlabelled=unlabelled)
+    files = {"train": "train.tsv", "validation": "validation.tsv"}
+    data = task(both(), files=files, label_budget=6, unlabelled=unlabelled)
     data.prepare_data()
     labels = [label for batch in data.train_dataloader() for label in batch["labels"].tolist()]
     assert len(labels) == expected
