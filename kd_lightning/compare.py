@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.artifact import latency, load, parameters
-from kd_lightning.report import show, show_differences, write_csv
+from kd_lightning.report import filled, show, show_differences, write_csv
 from kd_lightning.results import Result, collect, mean_and_deviation
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -77,9 +77,7 @@ def compare(results: list[Result]) -> list[Row]:
                 "paper": ", ".join(papers),
             }
         )
-    rows += _averages(results, published["glue"], list(rows[0]))
-    filled = [column for column in rows[0] if any(row[column] for row in rows)]
-    return [{column: row[column] for column in filled} for row in rows]
+    return filled([*rows, *_averages(results, published["glue"], list(rows[0]))])
 
 
 def _retention(result: Result, results: list[Result]) -> str:
@@ -109,8 +107,8 @@ def _averages(results: list[Result], glue: dict[str, list[str]], columns: list[s
     for (scale, name), tasks in models.items():
         if len(tasks) > 1:
             title = "GLUE" if tasks.keys() == glue.keys() else f"mean of {', '.join(tasks)}"
-            filled = {"task": title, "scale": scale, "model": name, "metric": "average"}
-            rows.append(dict.fromkeys(columns, "") | filled | {"value": f"{statistics.fmean(tasks.values()):.4f}"})
+            known = {"task": title, "scale": scale, "model": name, "metric": "average"}
+            rows.append(dict.fromkeys(columns, "") | known | {"value": f"{statistics.fmean(tasks.values()):.4f}"})
     return rows
 
 

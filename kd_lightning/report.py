@@ -58,6 +58,7 @@ def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
                 "speed-up": f"{times[0] / time:.1f}x",
             }
         )
+    table = filled(table)
     write_csv(Path(cfg.artifact) / "table.csv", table)
     machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32"
     console.print(cfg.artifact, highlight=False, soft_wrap=True)
@@ -70,6 +71,12 @@ def show_differences(results: list[Result]) -> None:
     for ours, theirs, found in differences(results):
         line = f"{ours.name} less {theirs.name}, {ours.cfg.task.monitor} on {ours.cfg.task.name}: {found}"
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows without the columns that all of them leave empty."""
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    return [{column: row[column] for column in columns} for row in rows]
 
 
 def show(rows: list[dict[str, str]], caption: str) -> None:
