@@ -105,7 +105,7 @@ def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataM
     needs = distiller.teacher_needs | Needs(logits=True)
     if trainer.world_size > 1:
         raise ValueError("teacher.stored=true: store with one process; several would write the same files.")
-    if (needs.hidden or needs.attention) and not cfg.distiller.valid_only:
+    if (needs.hidden or needs.attention) and not cfg.distiller.get("valid_only", True):
         raise ValueError(
             "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
             "method.valid_only=true, or leave teacher.stored=false."

@@ -88,6 +88,27 @@ def test_the_chain_of_a_task_stage_runs_its_prerequisites_first_and_the_baseline
     assert runs[3].teacher.path == runs[0].artifact
 
 
+STRATEGIES = {
+    "progressive": ["pretraining", "progressive", "general"],
+    "joint": ["pretraining", "joint", "general"],
+    "auxiliary": ["pretraining", "general"],
+    "none": ["pretraining", "general"],
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_mobileberts_strategies_differ_in_their_stages_and_share_one_teacher(strategy):
+    overrides = ["method=mobilebert", "stage=general", f"method.strategy={strategy}", "artifacts=nowhere"]
+    runs = plan(compose("train", overrides), overrides)
+    assert [run.stage.name for run in runs] == STRATEGIES[strategy]
+    assert runs[0].artifact == "nowhere/demo/ib-bert"
+    assert {run.teacher.path for run in runs[1:]} == {runs[0].artifact}
+    assert runs[-1].student.path == (runs[-2].artifact if len(runs) == 3 else None)
+    assert (runs[-1].distiller.auxiliary > 0) == (strategy == "auxiliary")
+    assert sum(run.trainer.max_epochs for run in runs[1:]) == 2  # as much training for each
+    assert [run.stage.name for run in runs if "progressive" in run.callback] == [strategy] * (strategy == "progressive")
+
+
 def test_a_changed_loss_weight_moves_the_students_of_the_chain_and_leaves_the_teacher():
     def artifacts(*overrides):
         return [run.artifact for run in plan(compose("train", list(overrides)), list(overrides))]
