@@ -210,7 +210,7 @@ def _saved(encoder, folder):
 
 @pytest.mark.parametrize(("method", "stage"), PAIRS)
 def test_every_pair_builds_on_tiny_networks(method, stage, tmp_path, make_encoder):
-    labelled = stage not in ("general",)
+    labelled = stage not in ("general", "pretraining", "progressive", "joint")
     task = ["task.labels=[no,yes]", "task.max_length=16"] if labelled else ["data.max_length=16"]
     overrides = [f"method={method}", f"stage={stage}", *task]
     cfg = compose("train", [*overrides, "student.num_hidden_layers=2", "corpus=[x.txt]", f"cache={tmp_path}"])
