@@ -9,6 +9,8 @@ no earlier stage) or none.
 Deviation: there is no loss on next sentences: a sequence of the corpus is one segment, so there are no pairs to tell apart.
 Deviation: the release's terms on mean and variance compare with the maps of all the teacher's layers at once, a slip of a
 variable's name; here, as in the second release, with the map of the same layer.
+Deviation: what the last word's right neighbour is to the embedding: [PAD]'s vector in a padded sequence, which the masked
+LM's head trains, and nothing in the longest of a batch, as in transformers; the release pads all to one length.
 Deviation: the release multiplies the teacher's last hidden state by a "temperature", which is 1 there and absent here.
 """
 
