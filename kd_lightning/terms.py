@@ -191,7 +191,7 @@ class AttentionMatch(Term):
         if student.heads != teacher.heads:
             raise ValueError(
                 f"attention heads: the student has {student.heads} and the teacher {teacher.heads}, but attention is "
-                f"compared head by head. Set student.num_attention_heads={teacher.heads} or method.attention=0."
+                f"compared head by head. Set student.num_attention_heads={teacher.heads}, or the weight of this term to 0."
             )
         self.pairs = resolve(self.layers, student.layers, teacher.layers)
         self.needs = (

@@ -223,3 +223,23 @@ def test_every_pair_builds_on_tiny_networks(method, stage, tmp_path, make_encode
     distiller, data = build(cfg)
     assert distiller.student.spec.vocabulary == len(data.tokenizer)
     assert list(distiller.objective.terms)
+
+
+@pytest.mark.parametrize(
+    ("stage", "terms"),
+    [
+        ("joint", ["normalised", "mean", "variance", "attention"]),
+        ("general", ["mlm", "soft"]),
+        ("general method.strategy=auxiliary", ["mlm", "soft", "normalised", "mean", "variance", "attention"]),
+        ("joint method.feature=1 method.normalised=0 method.mean=0 method.variance=0", ["feature", "attention"]),
+    ],
+)
+def test_a_new_mobilebert_is_made_for_its_teacher(stage, terms, tmp_path, make_bottleneck_pair):
+    teacher = _saved(make_bottleneck_pair(blocks=4)[1], tmp_path / "teacher")
+    thin = ["student.embedding_size=16", "student.intra_bottleneck_size=8", "student.intermediate_size=16"]
+    overrides = ["method=mobilebert", *f"stage={stage}".split(), *thin, "data.max_length=16", "corpus=[x.txt]"]
+    cfg = compose("train", [*overrides, f"teacher.path={teacher}", f"cache={tmp_path}"])
+    distiller, _ = build(cfg)
+    assert distiller.student.model.config.model_type == "mobilebert"
+    assert (distiller.student.spec.layers, distiller.student.spec.hidden) == (4, 32)
+    assert list(distiller.objective.terms) == terms

@@ -23,7 +23,7 @@ def ib_bert(*, vocabulary: str | Path, max_length: int, **shape: bool | int | st
     tokenizer.model_max_length = max_length
     read = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": max_length}
     dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    return _awake(Encoder(_new(IBBertConfig, **read, **dropout, **shape), tokenizer))
+    return _without_dropout(Encoder(_new(IBBertConfig, **read, **dropout, **shape), tokenizer))
 
 
 def mobilebert(teacher: Encoder, *, path: str | Path | None, init_from_teacher: bool, **shape: bool | int | str) -> Encoder:
@@ -51,7 +51,7 @@ def mobilebert(teacher: Encoder, *, path: str | Path | None, init_from_teacher: 
         student = masked_lm(path)
     if init_from_teacher and not (path and student.spec.trained_head):
         _copy_outside(student, teacher, prefix="cls." if path else "")
-    return _awake(student)
+    return _without_dropout(student)
 
 
 def _new(kind: type[MobileBertConfig], **shape: bool | int | str) -> nn.Module:
@@ -61,8 +61,8 @@ def _new(kind: type[MobileBertConfig], **shape: bool | int | str) -> nn.Module:
     return AutoModelForMaskedLM.from_config(kind(classifier_activation=False, **shape), dtype=torch.float32)
 
 
-def _awake(encoder: Encoder) -> Encoder:
-    """Without dropout, which its configuration keeps for whoever loads it."""
+def _without_dropout(encoder: Encoder) -> Encoder:
+    """Its configuration keeps the dropout, for whoever loads it."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
