@@ -1,6 +1,7 @@
 """How large models are and how fast they answer, eager and in ONNX Runtime.
 
     python benchmarks/latency.py                                     # BERT-base and the shallow students, random weights
+    python benchmarks/latency.py --of mobilebert --length 128        # MobileBERT, and what NoNorm and ReLU buy
     python benchmarks/latency.py artifacts/.../teacher artifacts/.../bilstm --length 20 --batch 32 --threads 2
 
 Milliseconds for a batch of sequences of one length, float32, on a CPU: the median of 50 after 10 to warm up, all models taking
@@ -26,7 +27,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, BertConfig, MobileBertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.artifact import load, parameters
@@ -34,6 +35,7 @@ from kd_lightning.report import show
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tang_bilstm", "bilstm_small", "kim_cnn", "bow_mlp")
+TINY = {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False, "num_feedforward_networks": 2}
 REPEATS, WARM_UP = 50, 10
 ROUNDING = 1e-4
 
@@ -47,13 +49,34 @@ class Logits(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
+def fresh(config: PreTrainedConfig) -> PreTrainedModel:
+    """With random weights."""
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def mobilebert(norm: str = "no_norm", act: str = "relu", **flags: bool | int) -> PreTrainedModel:
+    return fresh(MobileBertConfig(normalization_type=norm, hidden_act=act, classifier_activation=False, **flags))
+
+
 def preset(name: str) -> PreTrainedModel:
-    """A student of conf/student with random weights."""
+    """A student of conf/student."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", ["method=bilstm", "stage=task", f"student={name}"]).student
     architecture = instantiate(cfg.architecture, _convert_="all")
     config = architecture(vocab_size=cfg.vocabulary.size, embedding_size=cfg.embeddings.size)
-    return AutoModelForSequenceClassification.from_config(config).eval()
+    return fresh(config)
+
+
+FAMILIES = {
+    "shallow": lambda: {name: preset(name) for name in PRESETS},
+    "mobilebert": lambda: {
+        "MobileBERT": mobilebert(),
+        "NoNorm, GELU": mobilebert(act="gelu"),
+        "LayerNorm, ReLU": mobilebert(norm="layer_norm"),
+        "LayerNorm, GELU": mobilebert(norm="layer_norm", act="gelu"),
+        "MobileBERT-tiny": mobilebert(**TINY),
+    },
+}
 
 
 def exported(model: PreTrainedModel, inputs: dict[str, Tensor], threads: int) -> Callable[[], object]:
@@ -88,6 +111,7 @@ def milliseconds(calls: list[Callable[[], object]]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", metavar="folder", help="classifiers, e.g. artifacts; the first is compared with")
+    parser.add_argument("--of", choices=FAMILIES, default="shallow", help="students with random weights (default shallow)")
     parser.add_argument("--length", type=int, default=20, help="tokens (default 20)")
     parser.add_argument("--batch", type=int, default=1, help="sequences (default 1)")
     parser.add_argument("--threads", type=int, default=1, help="(default 1)")
@@ -95,9 +119,9 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     disable_progress_bar()
     logging.disable(logging.WARNING)  # the exporter's, about torchvision
-    models = {"BERT-base": AutoModelForSequenceClassification.from_config(BertConfig()).eval()}
+    models = {"BERT-base": fresh(BertConfig())}
     models |= {Path(folder).name: load(folder) for folder in chosen.folders}
-    models |= {name: preset(name) for name in PRESETS}
+    models |= FAMILIES[chosen.of]()
     inputs = {"input_ids": torch.randint(5, 1000, (chosen.batch, chosen.length))}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with contextlib.redirect_stdout(None):

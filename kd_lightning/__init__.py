@@ -1,5 +1,6 @@
-"""Importing the package makes its own students known to transformers' Auto classes."""
+"""Importing the package makes its own kinds of model known to transformers' Auto classes."""
 
+from kd_lightning import ib_bert
 from kd_lightning.student import bilstm, bow, cnn
 
-__all__ = ["bilstm", "bow", "cnn"]
+__all__ = ["bilstm", "bow", "cnn", "ib_bert"]

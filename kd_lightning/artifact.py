@@ -23,7 +23,7 @@ tags: [kd-lightning]
 ---
 # {name}
 
-Made with kd-lightning: method {method}, stage {stage}, scale {scale}. Load it with `transformers.{loader}.from_pretrained`.
+Made with kd-lightning: method {method}, stage {stage}, scale {scale}. Load it with `{loader}.from_pretrained`.
 
 | | |
 |---|---|
@@ -133,7 +133,7 @@ def save(
             method=cfg.method.name,
             stage=cfg.stage.name,
             scale=cfg.scale.name,
-            loader=type(model).__name__,
+            loader=f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}",
             rows=rows,
             command=command,
         ),

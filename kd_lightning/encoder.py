@@ -29,6 +29,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.mobilebert.modeling_mobilebert import MobileBertLMPredictionHead
 from transformers.utils import logging
 
 from kd_lightning.views import Batch, Needs, Readout, Spec, View
@@ -117,12 +118,17 @@ class Encoder(nn.Module):
             trained_head=trained_head,
         )
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Block 1 is the first."""
+        return self.model.base_model.get_submodule(self._blocks)
+
     def forward(self, batch: Batch, needs: Needs) -> View:
         layers = self.spec.layers
         stop = layers if needs.logits else max(1, *needs.hidden, *needs.attention)
         base = self.model.base_model
         if stop < layers:
-            base = _twin(base, self._blocks, base.get_submodule(self._blocks)[:stop])
+            base = _twin(base, self._blocks, self.blocks[:stop])
         captured: list[tuple[Tensor, Tensor]] | None = [] if needs.attention else None
         inputs = {name: batch[name] for name in self._inputs if name in batch}
         below = any(k < stop for k in needs.hidden)
@@ -143,6 +149,10 @@ class Encoder(nn.Module):
         if self._projection is None:
             return Readout(_twin(self.model, prefix, _Given(output))().logits[rows])
         chosen = output.last_hidden_state.flatten(0, 1)[rows]  # [N, D]
+        head = self.model.get_submodule(self._projection.rpartition(".")[0])
+        if isinstance(head, MobileBertLMPredictionHead):  # its last linear is the word table beside a matrix of its own
+            weight = torch.cat([head.decoder.weight, head.dense.weight.mT], dim=1)
+            return Readout(head.transform(chosen), weight, head.decoder.bias)
         head = _twin(self.model, prefix, _Given(BaseModelOutput(last_hidden_state=chosen[None])))
         head = _twin(head, self._projection, nn.Identity())
         last = self.model.get_submodule(self._projection)

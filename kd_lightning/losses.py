@@ -53,6 +53,30 @@ def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student.float(), teacher.float())
 
 
+def _normalised(x: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the last dimension."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=1e-12)
+
+
+def normalised_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """(student - teacher)², each row of both brought to mean 0 and variance 1; averaged over all entries. [N, D]; 0 to 4.
+
+    2 · (1 - the correlation over the features): the direction of a feature map (MobileBERT's release).
+    """
+    return F.mse_loss(_normalised(student), _normalised(teacher))
+
+
+def mean_feature_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """The squared difference of the rows' means over the features, averaged over rows. [N, D] (MobileBERT's release)."""
+    return F.mse_loss(student.float().mean(-1), teacher.float().mean(-1))
+
+
+def feature_variance_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """The absolute difference of the rows' variances over the features, averaged over rows. [N, D] (MobileBERT's release)."""
+    ours, theirs = (x.float().var(-1, correction=0) for x in (student, teacher))
+    return F.l1_loss(ours, theirs)
+
+
 def logit_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Σ_c (student - teacher)², averaged over rows: C times `mean_squared_error` (DistilBERT release, `alpha_mse`)."""
     return (student.float() - teacher.float()).square().sum(-1).mean()

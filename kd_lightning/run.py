@@ -108,7 +108,7 @@ def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataM
     if trainer.world_size > 1:
         raise ValueError("teacher.stored=true: store with one process; several would write the same files.")
     layers, teacher = needs.hidden or needs.attention, stored.teacher.to(trainer.strategy.root_device)
-    if layers and not cfg.distiller.valid_only:
+    if layers and not cfg.distiller.get("valid_only", True):
         raise ValueError(
             "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
             "method.valid_only=true, or leave teacher.stored=false."

@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from kd_lightning.encoder import Encoder
+from kd_lightning.student.mobilebert import ib_bert, mobilebert
 from kd_lightning.views import Batch, Readout, Spec, View
 
 torch.set_num_threads(1)  # tensors are too small to share out, and threads that wait for each other cost ten times more
@@ -112,6 +113,33 @@ def make_encoder(make_tokenizer) -> Callable[..., Encoder]:
                 middle = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
                 parameter.copy_(middle + 0.15 * torch.randn(parameter.shape, generator=generator))
         return Encoder(model, make_tokenizer(vocabulary)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_bottleneck_pair(make_tokenizer, tmp_path_factory) -> Callable[..., tuple[Encoder, Encoder]]:
+    """A MobileBERT student and the IB-BERT that teaches it, both masked LMs with random parameters."""
+    vocabulary = tmp_path_factory.mktemp("vocabulary")
+    make_tokenizer().save_pretrained(vocabulary)
+    BertConfig().save_pretrained(vocabulary)
+
+    def make(*, blocks: int = 3, seed: int = 0, **other) -> tuple[Encoder, Encoder]:
+        shape = {"num_hidden_layers": blocks, "num_attention_heads": 4, "embedding_size": 16}
+        torch.manual_seed(seed)
+        wide = {"hidden_size": 32, "intra_bottleneck_size": 64, "intermediate_size": 96, "num_feedforward_networks": 1}
+        norms = {"normalization_type": "layer_norm", "hidden_act": "gelu"}
+        teacher = ib_bert(vocabulary=vocabulary, max_length=64, **shape, **wide, **norms)
+        flags = {"use_bottleneck_attention": False, "key_query_shared_bottleneck": True}
+        thin = {"intra_bottleneck_size": 8, "intermediate_size": 16, "num_feedforward_networks": 2}
+        norms = {"normalization_type": "no_norm", "hidden_act": "relu"}
+        given = {"path": None, "init_from_teacher": True, **shape, **thin, **flags, **norms, **other}
+        with torch.no_grad():
+            for name, parameter in teacher.named_parameters():
+                middle = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+                parameter.copy_(middle + 0.15 * torch.randn(parameter.shape))
+            teacher.model.get_input_embeddings().weight[0] = 0  # of the padding, which is its neighbours' neighbour
+        return mobilebert(teacher, **given), teacher.eval()
 
     return make
 

@@ -64,6 +64,35 @@ BUGS = {  # name -> (file, text, replacement) ...
     "the others keep their labels": [
         ("data/labelled", "return kept, Dataset(table.set_column", "return kept, Dataset(table) or (table.set_column")
     ],
+    "padding is attended to in attention transfer": [("terms", ".masked_fill(hidden, -1e4)", "")],
+    "padded queries count in attention transfer": [
+        (
+            "terms",
+            "rows = real_positions(batch) if self.valid_only else all_positions(batch)\n        hidden",
+            "rows = all_positions(batch)\n        hidden",
+        )
+    ],
+    "variance for standard deviation": [("losses", "x.float().var(-1, correction=0)", "x.float().std(-1, correction=0)")],
+    "a phase compares all up to its own": [("callback/progressive", "[self.pairs[phase]])", "self.pairs[: phase + 1])")],
+    "blocks above the phase compute": [
+        ("callback/progressive", "module.student_needs, module.teacher_needs = module.objective.bind", "module.objective.bind")
+    ],
+    "blocks above the phase learn": [("callback/progressive", "0.0 if block > top else", "1.0 if block > top else")],
+    "blocks below learn at the full rate": [("callback/progressive", "else self.below", "else 1.0")],
+    "phases begin anew after an interruption": [
+        ("callback/progressive", "bisect_right(self.starts, trainer.global_step)", "bisect_right(self.starts, batch_idx % 3)")
+    ],
+    "embeddings learn in the layer stage": [
+        ("method/mobilebert", "blocks = enumerate(self.student.blocks, start=1)", "blocks = [(1, self.student)]"),
+        ("method/mobilebert", "student.requires_grad_(False)", ""),
+    ],
+    "the layers of a loss are not averaged": [("method/mobilebert", "transfer(1 / student.spec.layers)", "transfer(1.0)")],
+    "MobileBERT's head without its own matrix": [
+        ("encoder", "head.dense.weight.mT], dim=1)", "torch.zeros_like(head.dense.weight.mT)], dim=1)")
+    ],
+    "IB-BERT's keys read the narrow width": [
+        ("ib_bert", "attention.key = nn.Linear(config.hidden_size, attention.all_head_size)", "")
+    ],
     "valid_only divided by (sum of n)²": [("terms", "mask.sum(1).square().sum()", "mask.sum().square()")],
 }
 

@@ -105,6 +105,27 @@ def test_the_chain_of_a_task_stage_runs_its_prerequisites_first_and_the_baseline
     assert runs[3].teacher.path == runs[0].artifact
 
 
+STRATEGIES = {
+    "progressive": ["pretraining", "progressive", "general"],
+    "joint": ["pretraining", "joint", "general"],
+    "auxiliary": ["pretraining", "general"],
+    "none": ["pretraining", "general"],
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_mobileberts_strategies_differ_in_their_stages_and_share_one_teacher(strategy):
+    overrides = ["method=mobilebert", "stage=general", f"method.strategy={strategy}", "artifacts=nowhere"]
+    runs = plan(compose("train", overrides), overrides)
+    assert [run.stage.name for run in runs] == STRATEGIES[strategy]
+    assert runs[0].artifact == "nowhere/demo/ib-bert"
+    assert {run.teacher.path for run in runs[1:]} == {runs[0].artifact}
+    assert runs[-1].student.path == (runs[-2].artifact if len(runs) == 3 else None)
+    assert (runs[-1].distiller.auxiliary > 0) == (strategy == "auxiliary")
+    assert sum(run.trainer.max_epochs for run in runs[1:]) == 2  # as much training for each
+    assert [run.stage.name for run in runs if "progressive" in run.callback] == [strategy] * (strategy == "progressive")
+
+
 def test_a_changed_loss_weight_moves_the_students_of_the_chain_and_leaves_the_teacher():
     def artifacts(*overrides):
         return [run.artifact for run in plan(compose("train", list(overrides)), list(overrides))]
@@ -214,7 +235,7 @@ def _saved(encoder, folder):
 
 @pytest.mark.parametrize(("method", "stage"), PAIRS)
 def test_every_pair_builds_on_tiny_networks(method, stage, tmp_path, make_encoder):
-    labelled = stage not in ("general",)
+    labelled = stage not in ("general", "pretraining", "progressive", "joint")
     task = ["task.labels=[no,yes]", "task.max_length=16"] if labelled else ["data.max_length=16"]
     overrides = [f"method={method}", f"stage={stage}", *task]
     cfg = compose("train", [*overrides, "corpus=[x.txt]", f"cache={tmp_path}", f"task.root={tmp_path}"])
@@ -230,3 +251,23 @@ def test_every_pair_builds_on_tiny_networks(method, stage, tmp_path, make_encode
     distiller, data = build(cfg)
     assert distiller.student.spec.vocabulary == len(data.tokenizer)
     assert list(distiller.objective.terms)
+
+
+@pytest.mark.parametrize(
+    ("stage", "terms"),
+    [
+        ("joint", ["normalised", "mean", "variance", "attention"]),
+        ("general", ["mlm", "soft"]),
+        ("general method.strategy=auxiliary", ["mlm", "soft", "normalised", "mean", "variance", "attention"]),
+        ("joint method.feature=1 method.normalised=0 method.mean=0 method.variance=0", ["feature", "attention"]),
+    ],
+)
+def test_a_new_mobilebert_is_made_for_its_teacher(stage, terms, tmp_path, make_bottleneck_pair):
+    teacher = _saved(make_bottleneck_pair(blocks=4)[1], tmp_path / "teacher")
+    thin = ["student.embedding_size=16", "student.intra_bottleneck_size=8", "student.intermediate_size=16"]
+    overrides = ["method=mobilebert", *f"stage={stage}".split(), *thin, "data.max_length=16", "corpus=[x.txt]"]
+    cfg = compose("train", [*overrides, f"teacher.path={teacher}", f"cache={tmp_path}"])
+    distiller, _ = build(cfg)
+    assert distiller.student.model.config.model_type == "mobilebert"
+    assert (distiller.student.spec.layers, distiller.student.spec.hidden) == (4, 32)
+    assert list(distiller.objective.terms) == terms

@@ -429,7 +429,7 @@ def test_a_projection_shares_its_linears_as_its_mode_says(mode, same):
             lambda: AttentionMatch(1, layers="uniform", valid_only=True),
             STUDENT,
             Spec(layers=4, hidden=6, heads=3, vocabulary=11),
-            r"attention heads: the student has 2 and the teacher 3.*num_attention_heads=3 or method.attention=0",
+            r"attention heads: the student has 2 and the teacher 3.*num_attention_heads=3, or the weight of this term to 0",
         ),
         (
             lambda: AttentionMatch(1, layers=[[0, 0]], valid_only=True),
