@@ -40,7 +40,7 @@ def glove(path: str) -> Vectors:
     there is looked up in lower case.
     """
     if not Path(path).is_file():
-        raise ValueError(f"augment.vectors={path}: no such file. Give a text file of GloVe vectors, or null.")
+        raise ValueError(f"word vectors {path}: no such file. Give a text file of GloVe vectors.")
     rows: dict[str, int] = {}
     vectors: list[np.ndarray] = []
     with open(path, encoding="utf-8", newline="\n") as file:
@@ -53,14 +53,14 @@ def glove(path: str) -> Vectors:
                 vector = np.empty(0)
             if width < 2 or len(vector) != width or len(fields) <= width:
                 raise ValueError(
-                    f"augment.vectors={path}, line {number}: a word and the numbers of its vector are wanted, as many in each "
-                    f"line, and this is '{line[:40].rstrip()}'. Give a text file of GloVe vectors, or null."
+                    f"word vectors {path}, line {number}: a word and the numbers of its vector are wanted, as many in each "
+                    f"line, and this is '{line[:40].rstrip()}'. Give a text file of GloVe vectors."
                 )
             rows.setdefault(" ".join(fields[:-width]), len(rows))
             if len(rows) > len(vectors):
                 vectors.append(vector)
     if not vectors:
-        raise ValueError(f"augment.vectors={path}: the file is empty. Give a text file of GloVe vectors, or null.")
+        raise ValueError(f"word vectors {path}: the file is empty. Give a text file of GloVe vectors.")
     table = torch.from_numpy(np.stack(vectors))
 
     def vector_of(word: str) -> Tensor | None:
