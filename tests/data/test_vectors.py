@@ -70,7 +70,7 @@ def test_a_file_that_holds_no_vectors_is_refused_with_its_line(text, words, file
 
 
 def test_a_file_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"augment\.vectors=none\.txt: no such file"):
+    with pytest.raises(ValueError, match=r"word vectors none\.txt: no such file"):
         glove("none.txt")
 
 
