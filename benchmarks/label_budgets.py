@@ -27,8 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LINES = {"teacher": "teacher", "baseline": "student alone", "task": "student distilled"}  # stage -> its name here
 
 
-def run(budget: str, overrides: list[str], out: Path) -> None:
-    method = next(override.removeprefix("method=") for override in overrides if override.startswith("method="))
+def run(budget: str, method: str, overrides: list[str], out: Path) -> None:
     command = [sys.executable, "train.py", "stage=task", f"compare=[{{method: {method}, stage: baseline}}]", *overrides]
     command += [f"task.label_budget={'null' if budget == 'all' else budget}", f"artifacts={out.resolve()}"]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -55,10 +54,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="+", metavar="budget or override", help="numbers of labels or all; settings of train.py")
     parser.add_argument("--out", type=Path, required=True, help="folder of the artifacts, the table and the picture")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()
     budgets = [word for word in chosen.words if "=" not in word]
+    overrides = [word for word in chosen.words if "=" in word]
+    methods = [override.removeprefix("method=") for override in overrides if override.startswith("method=")]
+    if not budgets or not methods:
+        parser.error("give numbers of labels, or all, and method=bilstm, cnn or bow.")
     for budget in budgets:
-        run(budget, [word for word in chosen.words if "=" in word], chosen.out)
+        run(budget, methods[0], overrides, chosen.out)
     results = {
         (LINES[result.cfg.stage.name], str(result.cfg.task.label_budget or "all")): result for result in find([str(chosen.out)])
     }
