@@ -158,22 +158,26 @@ def test_one_channel_learns_and_the_other_stays_what_it_was(task_batch):
     assert not frozen.weight.requires_grad
 
 
-def test_it_is_exported_and_loaded_in_a_fresh_process_with_the_same_logits(tmp_path, make_tokenizer):
+def test_they_are_exported_and_loaded_in_a_fresh_process_with_the_same_logits(tmp_path, make_tokenizer):
     texts = ["w5 w9 w30", "w41", "w7 w7 w12 w80 w33"]
     script = (
-        "import kd_lightning, sys, torch\n"
+        "import kd_lightning, json, sys\n"
         "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T\n"
-        "batch = T.from_pretrained(sys.argv[1])(sys.argv[2:], padding=True, return_tensors='pt')\n"
-        "print(M.from_pretrained(sys.argv[1]).eval()(**batch).logits.tolist())\n"
+        f"batches = [T.from_pretrained(f)({texts}, padding=True, return_tensors='pt') for f in sys.argv[1:]]\n"
+        "models = [M.from_pretrained(f).eval() for f in sys.argv[1:]]\n"
+        "print(json.dumps([m(**b).logits.tolist() for m, b in zip(models, batches)]))\n"
     )
-    for name, config in CONFIGS.items():
-        model, folder = made(config), tmp_path / name.replace(", ", "-").replace(" ", "-")
+    expected = []
+    for number, config in enumerate(CONFIGS.values()):
+        model, folder = made(config), tmp_path / str(number)
         model.save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)
-        done = subprocess.run([sys.executable, "-c", script, str(folder), *texts], capture_output=True, text=True, check=True)
-        expected = model(**make_tokenizer()(texts, padding=True, return_tensors="pt")).logits
-        assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-6, atol=1e-6)
+        expected.append(model(**make_tokenizer()(texts, padding=True, return_tensors="pt")).logits)
         assert (folder / "model.safetensors").is_file()
+    command = [sys.executable, "-c", script, *map(str, sorted(tmp_path.iterdir()))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for found, logits in zip(json.loads(done.stdout), expected, strict=True):
+        assert_close(torch.tensor(found), logits, rtol=1e-6, atol=1e-6)
 
 
 class Rows:
