@@ -87,8 +87,11 @@ class Distiller(L.LightningModule):
         self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"{split}/loss/{name}": part for name, part in parts.items()}, prog_bar=True, batch_size=size)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return decay_groups([self.student, self.objective], self.weight_decay)
+
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.make_optimizer(decay_groups([self.student, self.objective], self.weight_decay))
+        optimizer = self.make_optimizer(self.parameter_groups())
         updates = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(self.schedule, optimizer, round(self.warmup * updates), updates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

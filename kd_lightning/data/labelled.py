@@ -88,6 +88,11 @@ class LabelledText(L.LightningDataModule):
         further = [name for name in self.splits if name not in ("train", "validation", "unlabelled")]
         return {name: self._loader([name], validation_batches) for name in further}
 
+    def numbers(self) -> dict[str, np.ndarray]:
+        """The numbers of each split's rows, as a batch's `index` has them."""
+        ends = np.cumsum([0, *map(len, self.splits.values())])
+        return {name: start + np.arange(len(rows)) for start, (name, rows) in zip(ends, self.splits.items(), strict=False)}
+
     def every_row(self) -> tuple[DataLoader, np.ndarray]:
         """All rows of all splits once, and how many tokens each has, [rows]."""
         lengths = np.concatenate([np.asarray(data["length"]) for data in self.splits.values()])
@@ -99,8 +104,8 @@ class LabelledText(L.LightningDataModule):
         return self._batches(tokenised, np.arange(len(rows)), validation_batches)
 
     def _loader(self, names: list[str], plan, **more) -> DataLoader:
-        starts = dict(zip(self.splits, np.cumsum([0, *map(len, self.splits.values())]), strict=False))
-        index = np.concatenate([starts[name] + np.arange(len(self.splits[name])) for name in names])
+        numbers = self.numbers()
+        index = np.concatenate([numbers[name] for name in names])
         parts = [self.splits[name] for name in names]
         return self._batches(parts[0] if len(parts) == 1 else concatenate_datasets(parts), index, plan, **more)
 

@@ -3,7 +3,7 @@
 A cell has the nodes 0 and 1, the outputs of the two cells before it, and inner nodes 2, 3, 4, each with an edge from every
 earlier node (Chen et al. 2020, arXiv 2001.04246, after DARTS). A file says it like this; an edge that is not named is absent:
 
-    {"cells": 4, "nodes": {"2": {"0": "conv_7", "1": "dilated_5"}, "3": {"0": "max_pool"}, "4": {"1": "conv_3", "3": "identity"}}}
+    {"cells": 4, "nodes": {"2": {"0": "conv_7", "1": "dilated_5"}, "3": {"0": "max_pool"}, "4": {"3": "identity"}}}
 """
 
 import json
