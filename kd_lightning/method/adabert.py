@@ -100,8 +100,8 @@ class Search(AdaBERT):
     choice: the optimizer's settings for the choice (lr, betas, weight_decay). strong_costs, cost_length: see `search.costs`.
     settle: batches that the BatchNorms of the network found so far see before it is measured or left.
 
-    Deviation: one optimizer, of one schedule and with one clip, for weights and choice, of their own rates; the PyTorch code has
-    SGD for the weights, EasyTransfer two Adams. Weights of operations that were not drawn rest: no decay, no momentum.
+    Deviation: one optimizer, with one schedule and one clip, for weights and choice, each at its own rate; the PyTorch code
+    has SGD for the weights, EasyTransfer two Adams. Weights of operations that were not drawn rest: no decay, no momentum.
     Deviation: in `two_level` both move at once, where DARTS moves the choice first.
     """
 

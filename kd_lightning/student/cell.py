@@ -47,7 +47,7 @@ class Places:
 
 
 class Convolution(nn.Module):
-    """ReLU, convolution of the same length without bias, and `norm`, which is left to the caller in `raw`."""
+    """ReLU, convolution of the same length without bias, and `norm`."""
 
     def __init__(self, channels: int, taps: int, dilation: int, norm: nn.Module) -> None:
         super().__init__()
@@ -56,11 +56,8 @@ class Convolution(nn.Module):
         )
         self.norm = norm
 
-    def raw(self, x: Tensor, places: Places) -> Tensor:
-        return places.pack(self.convolution(places.spread(F.relu(x))))
-
     def forward(self, x: Tensor, places: Places) -> Tensor:
-        return self.norm(self.raw(x, places))
+        return self.norm(places.pack(self.convolution(places.spread(F.relu(x)))))
 
 
 class MaxPool(nn.Module):
@@ -70,18 +67,16 @@ class MaxPool(nn.Module):
         super().__init__()
         self.norm = norm
 
-    def raw(self, x: Tensor, places: Places) -> Tensor:
-        return places.pack(F.max_pool2d(places.spread(x, float("-inf")), (1, 3), 1, (0, 1)))
-
     def forward(self, x: Tensor, places: Places) -> Tensor:
-        return self.norm(self.raw(x, places))
+        return self.norm(places.pack(F.max_pool2d(places.spread(x, float("-inf")), (1, 3), 1, (0, 1))))
 
 
 class AveragePool(MaxPool):
     """The mean of a position and its neighbours in the text, those outside it not counted, and `norm`."""
 
-    def raw(self, x: Tensor, places: Places) -> Tensor:
-        return places.pack(F.avg_pool2d(places.spread(x), (1, 3), 1, (0, 1))) * (3 / places.neighbours).to(x.dtype)
+    def forward(self, x: Tensor, places: Places) -> Tensor:
+        third = places.pack(F.avg_pool2d(places.spread(x), (1, 3), 1, (0, 1)))
+        return self.norm(third * (3 / places.neighbours).to(x.dtype))
 
 
 class Identity(nn.Module):

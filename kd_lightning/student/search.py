@@ -31,7 +31,7 @@ from kd_lightning.student.adabert import (
     spec,
 )
 from kd_lightning.student.architecture import EDGES, OPERATIONS, Architecture, derive, size, work
-from kd_lightning.student.cell import Cell, Identity, Places, Step, operation, run_cells
+from kd_lightning.student.cell import Cell, Places, Step, operation, run_cells
 from kd_lightning.views import Batch, Needs, Readout, View
 
 LARGEST = Architecture(1, {(0, 2): "conv_3"})  # stands in a configuration whose architecture is not known yet
@@ -113,18 +113,8 @@ class Edge(nn.ModuleDict):
     @torch.no_grad()
     def shares(self, x: Tensor, places: Places, gradient: Tensor) -> Tensor:
         """[10]: the sum of gradient · output of each operation. x, gradient: [N, C]."""
-        gradient = gradient.float()
-        found = gradient.new_zeros(len(OPERATIONS))
-        for i, name in enumerate(OPERATIONS[:-1]):
-            module = self[name]
-            if isinstance(module, Identity):
-                found[i] = (gradient * x).sum()
-                continue
-            raw = module.raw(x, places).float()
-            variance, mean = torch.var_mean(raw, 0, correction=0)
-            sums = (gradient * raw).sum(0) - mean * gradient.sum(0)
-            found[i] = (sums * (variance + module.norm.eps).rsqrt()).sum()
-        return found
+        found = [(gradient * self[name](x, places)).float().sum() for name in OPERATIONS[:-1]]
+        return torch.stack([*found, torch.zeros_like(found[0])])
 
 
 class _Drawn(torch.autograd.Function):
