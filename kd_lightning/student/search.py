@@ -194,6 +194,7 @@ class SearchNetwork(nn.Module):
     def model(self) -> AdaBertForSequenceClassification:
         return self._found[0]
 
+    @torch.inference_mode(False)  # Lightning's validation is, and the model is to be an ordinary one
     @torch.no_grad()
     def derive(self, batches: Sequence[Batch]) -> None:
         """Make `model` of the present choice and weights. Its BatchNorms get their statistics from these batches, since
