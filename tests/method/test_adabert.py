@@ -39,8 +39,9 @@ def test_the_layer_table_is_the_ceiling(depth, expected):
 def test_better_probes_weigh_more():
     """Of two classes: losses of 0, ln 2 and ln 4 on the gold label."""
     batch = {"labels": torch.tensor([0, -100]), "input_ids": torch.zeros(2, 3)}
-    probes = [torch.tensor([[40.0, 0], [0, 99]]), torch.zeros(2, 2), torch.tensor([[-3.0, 0.0], [0, 0]]).expm1().log1p()]
-    probes[2] = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+    right, undecided = torch.tensor([[40.0, 0.0], [0.0, 99.0]]), torch.zeros(2, 2)
+    wrong = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+    probes = [right, undecided, wrong]
     assert_close(ProbeMatch.weights(probes, batch), torch.tensor([0.571429, 0.285714, 0.142857]), rtol=0, atol=1e-6)
     unlabelled = batch | {"labels": torch.tensor([-100, -100])}
     assert_close(ProbeMatch.weights(probes, unlabelled), torch.full((3,), 1 / 3))
