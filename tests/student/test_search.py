@@ -182,6 +182,7 @@ def test_the_summary_is_of_the_probabilities_and_the_architecture_of_now():
     assert found["cells"] == 4
     convolutions = 2 * (49_152 + 81_920 + 114_688 + 3 * 128)
     assert found["expected/parameters"] == pytest.approx(3 * 8 * (convolutions + 2) / 10)
+    assert found["multiply_adds"] == 4 * (2 * 128 * 128 + 5 * (3 * 128 + 3) * 128 * 128)  # a pool, five convolutions of 3 taps
     assert found["share/max_pool"] == pytest.approx((1 + 0.8) / 9)
     assert found["edge/0-2"] == OPERATIONS.index("max_pool")
     assert found["edge/2-4"] == OPERATIONS.index("zero")  # left out: of equal edges the first two stay
