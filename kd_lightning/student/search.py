@@ -65,8 +65,8 @@ class Choice(nn.Module):
     @torch.no_grad()
     def summary(self, channels: int, length: int) -> dict[str, float]:
         """By name: the entropy of a row of the choice (0: it is made), what is expected of all cells together (all nine edges,
-        of which `architecture` keeps six), the share of each operation, and the architecture of now with its multiply-adds: each edge's
-        operation by its place in OPERATIONS, that of zero for an edge left out."""
+        of which `architecture` keeps six), the share of each operation, and the architecture of now with its multiply-adds:
+        each edge's operation by its place in OPERATIONS, that of zero for an edge left out."""
         edges, depth = self.edges.double().softmax(-1).cpu(), self.depth.double().softmax(-1).cpu()
         cells = float(depth @ torch.arange(1.0, len(depth) + 1, dtype=torch.double))
         architecture = self.architecture()
