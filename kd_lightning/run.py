@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.artifact import measure, predict, save
+from kd_lightning.probes import ProbedTeacher
 from kd_lightning.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -44,8 +45,8 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     student = instantiate(cfg.networks.student, _convert_="all")
     if not isinstance(student, torch.nn.Module):
         student = student(teacher)
-    if cfg.networks.get("stored"):
-        teacher = StoredTeacher(teacher)
+    if stored := cfg.networks.get("stored"):
+        teacher = StoredTeacher(teacher) if stored is True else instantiate(stored)(teacher)
     optim = instantiate(cfg.optim, _convert_="all")
     engine = {key: optim[key] for key in ("optimizer", "weight_decay", "schedule", "warmup")}
     distiller = instantiate(cfg.distiller, student=student, teacher=teacher, **engine, _convert_="all")
@@ -120,6 +121,8 @@ def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataM
             )
         data = instantiate(cfg.data, tokenizer=teacher.tokenizer, _convert_="all")
         data.prepare_data()
+    if isinstance(stored, ProbedTeacher):
+        stored.splits = data.numbers()
     stored.store(needs, *data.every_row(), cfg.cache)
 
 

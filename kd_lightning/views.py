@@ -39,14 +39,21 @@ class Spec:
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective reads from one network: hidden layers 0..L, attention layers 1..L, the head's logits."""
+    """What an objective reads from one network: hidden layers 0..L, attention layers 1..L, the head's logits, and those of the
+    probes, classifiers on each layer (AdaBERT)."""
 
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     logits: bool = False
+    probes: bool = False
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(self.hidden | other.hidden, self.attention | other.attention, self.logits or other.logits)
+        return Needs(
+            self.hidden | other.hidden,
+            self.attention | other.attention,
+            self.logits or other.logits,
+            self.probes or other.probes,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,13 @@ class View:
     attention[k]  (query, key), each [B, A, S, H], the query already scaled, so that scores = query @ key.T; k = 1..L
     readout(rows) the head on selected rows. Masked LM: rows index the flattened [B * S] positions. Classifier: rows
                   index the B examples. None where no logits were asked for.
+    probes        [B, L + 1, C], logits of a probe on each layer
     """
 
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     attention: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     readout: Callable[[Tensor], Readout] | None = None
+    probes: Tensor | None = None
 
     def logits(self, rows: Tensor) -> Tensor:
         """[N, C] for N rows."""

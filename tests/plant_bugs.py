@@ -94,6 +94,22 @@ BUGS = {  # name -> (file, text, replacement) ...
         ("ib_bert", "attention.key = nn.Linear(config.hidden_size, attention.all_head_size)", "")
     ],
     "valid_only divided by (sum of n)²": [("terms", "mask.sum(1).square().sum()", "mask.sum().square()")],
+    "operations not drawn have no share": [
+        (
+            "student/search",
+            "return torch.stack([*found, torch.zeros_like(found[0])])",
+            "return torch.stack([*found, found[0]]) * 0",
+        )
+    ],
+    "zero derived": [("student/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
+    "layer table by floor": [("method/adabert", "-(-layers * i // depth)", "layers * i // depth")],
+    "a probe weighed by its loss": [("method/adabert", "[-F.cross_entropy(logits[rows]", "[F.cross_entropy(logits[rows]")],
+    "odd rows move the weights": [("method/adabert", "for chosen in (~odd, odd)", "for chosen in (odd, ~odd)")],
+    "padding in an average pool": [("student/cell", "third * (3 / places.neighbours).to(x.dtype)", "third")],
+    "a derived network without statistics": [("student/search", "norm.momentum = None", "norm.momentum = 0.0")],
+    "probes learn from all rows": [
+        ("probes", "order = np.random.default_rng(epoch).permutation(rows)", "order = np.arange(len(labels))")
+    ],
 }
 
 

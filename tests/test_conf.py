@@ -243,7 +243,10 @@ def test_every_pair_builds_on_tiny_networks(method, stage, tmp_path, make_encode
         cfg.student.num_hidden_layers = 2
     if "hidden_size" in cfg.student:
         cfg.student.hidden_size, cfg.student.num_attention_heads, cfg.student.intermediate_size = 16, 4, 32
+    if "channels" in cfg.student:
+        cfg.student.channels = 16
     folder = _saved(make_encoder(labels=("no", "yes") if labelled else ()), tmp_path / "model")
+    (tmp_path / "model" / "architecture.json").write_text('{"cells": 2, "nodes": {"2": {"0": "conv_3", "1": "max_pool"}}}')
     start(cfg, folder)
     (tmp_path / cfg.task.folder).mkdir()
     for name in ("train.tsv", "dev.tsv", "unlabelled.tsv"):

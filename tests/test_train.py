@@ -203,3 +203,43 @@ def test_a_bilstm_of_own_words_learns_from_stored_answers_and_few_labels(place):
     predicted = parquet.read_table(folder / "predictions.parquet")
     assert predicted.num_rows == 20
     assert set(predicted.column_names) == {"row", "label", "student", "teacher"}
+
+
+SEARCHED = [
+    "task=sst2",
+    "task.max_length=16",
+    "method=adabert",
+    "student.channels=8",
+    "student.cells=2",
+    "trainer.accelerator=cpu",
+]
+
+
+def test_adabert_searches_once_and_trains_what_it_found_beside_random_architectures(place):
+    """A search of two epochs, then two seeds of its network and of random ones; and one of an architecture by hand."""
+    done = train(place, "stage=search", "trainer.max_epochs=2", "artifacts=" + str(place / "searched"), small=SEARCHED)
+    assert done.returncode == 0, done.stderr
+    assert "Probes on layer 0" in done.stdout
+    assert "cells of" in done.stdout
+    (found,) = (path.parent for path in (place / "searched").rglob("architecture.json"))
+    assert (found / "architecture.svg").read_text().startswith("<svg")
+    log = next((place / "searched").rglob("metrics.csv")).read_text()
+    assert "search/entropy/edges" in log.splitlines()[0]
+    few = [f"student.path={found}", "trainer.max_epochs=2", "artifacts=" + str(place / "searched")]
+    for stage in ("task", "random"):
+        done = train(place, f"stage={stage}", "seeds=2", *few, small=SEARCHED)
+        assert done.returncode == 0, done.stderr
+    shapes = {}
+    for path in (place / "searched").rglob("architecture.json"):
+        shapes.setdefault(path.parent.name.split("-")[1], set()).add(path.read_text())
+    folders = {path.parent.name for path in (place / "searched").rglob("architecture.json")}
+    assert sum("random" in name for name in folders) == 2
+    assert {text for key, texts in shapes.items() if key != "random" for text in texts} == {
+        (found / "architecture.json").read_text()
+    }
+    assert len(shapes["random"]) == 2
+    hand = place / "cell.json"
+    hand.write_text('{"cells": 1, "nodes": {"2": {"0": "conv_3"}}}')
+    done = train(place, "stage=task", f"student.path={hand}", "trainer.max_epochs=1", small=SEARCHED)
+    assert done.returncode == 0, done.stderr
+    assert "adabert task" in done.stdout

@@ -95,14 +95,19 @@ class LabelledText(L.LightningDataModule):
         """A task has none: its teacher says how good is good."""
         return {}
 
+    def numbers(self) -> dict[str, np.ndarray]:
+        """The numbers of each split's rows, as a batch's `index` has them."""
+        ends = np.cumsum([0, *map(len, self.splits.values())])
+        return {name: start + np.arange(len(rows)) for start, (name, rows) in zip(ends, self.splits.items(), strict=False)}
+
     def every_row(self) -> tuple[DataLoader, pa.Table]:
         """All rows of all splits once, in batches, and their tokens in the order of `index`."""
         rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")[:]
         return self._loader(list(self.splits), validation_batches), rows.select([n for n in TOKENS if n in rows.column_names])
 
     def _loader(self, names: list[str], plan, **more) -> DataLoader:
-        starts = dict(zip(self.splits, np.cumsum([0, *map(len, self.splits.values())]), strict=False))
-        index = np.concatenate([starts[name] + np.arange(len(self.splits[name])) for name in names])
+        numbers = self.numbers()
+        index = np.concatenate([numbers[name] for name in names])
         data = concatenate_datasets([self.splits[name] for name in names])
         labels = np.asarray(data["label"], np.float32 if len(self.reader.labels) == 1 else np.int64)
         lengths = np.asarray(data["length"])

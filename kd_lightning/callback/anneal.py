@@ -1,0 +1,26 @@
+"""The temperature of a search: soft choices first, hard ones in the end."""
+
+import math
+from collections.abc import Callable
+
+import lightning as L
+
+
+def exponential(epoch: int, step: int, *, rate: float, floor: float) -> float:
+    """max(exp(-rate · epoch), floor): the PyTorch code of AdaBERT, with 0.02 and 0.2."""
+    return max(math.exp(-rate * epoch), floor)
+
+
+def stairs(epoch: int, step: int, *, steps: int, every: int, end: float) -> float:
+    """end^(step / steps), the step rounded down to a multiple of every: EasyTransfer, with 100 and 0.2."""
+    return end ** (step // every * every / steps)
+
+
+class Anneal(L.Callback):
+    """Sets the module's `relaxation` before each batch. schedule: (epoch, step) -> temperature."""
+
+    def __init__(self, schedule: Callable[[int, int], float]) -> None:
+        self.schedule = schedule
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+        pl_module.relaxation = self.schedule(trainer.current_epoch, trainer.global_step)

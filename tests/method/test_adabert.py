@@ -1,0 +1,274 @@
+"""AdaBERT's losses on the numbers of specs/adabert.md, and who moves what in a search."""
+
+import lightning as L
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from kd_lightning.callback.anneal import Anneal, exponential
+from kd_lightning.callback.architecture import Architecture
+from kd_lightning.method.adabert import AdaBERT, ProbeMatch, Search, layer_table
+from kd_lightning.student.adabert import AdaBertConfig
+from kd_lightning.student.architecture import OPERATIONS
+from kd_lightning.student.search import LARGEST, SearchNetwork
+from kd_lightning.views import Readout, Spec, View
+
+LABELS = ("a", "b", "c")
+WEIGHTS = {"gold": 0.2, "soft": 0.4, "probes": 0.4, "attentive": True, "temperature": 1.0}
+CHOICE = {"lr": 1e-2, "betas": [0.5, 0.999], "weight_decay": 0.0}
+SEARCH = {"efficiency": 4.0, "strong_costs": False, "cost_length": 128, "two_level": False, "choice": CHOICE, "settle": 3}
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [
+        (3, [0, 4, 8, 12]),
+        (4, [0, 3, 6, 9, 12]),
+        (5, [0, 3, 5, 8, 10, 12]),
+        (6, [0, 2, 4, 6, 8, 10, 12]),
+        (7, [0, 2, 4, 6, 7, 9, 11, 12]),
+        (8, [0, 2, 3, 5, 6, 8, 9, 11, 12]),
+    ],
+)
+def test_the_layer_table_is_the_ceiling(depth, expected):
+    assert layer_table(depth, 12) == expected
+
+
+def test_better_probes_weigh_more():
+    """Of two classes: losses of 0, ln 2 and ln 4 on the gold label."""
+    batch = {"labels": torch.tensor([0, -100]), "input_ids": torch.zeros(2, 3)}
+    right, undecided = torch.tensor([[40.0, 0.0], [0.0, 99.0]]), torch.zeros(2, 2)
+    wrong = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+    probes = [right, undecided, wrong]
+    assert_close(ProbeMatch.weights(probes, batch), torch.tensor([0.571429, 0.285714, 0.142857]), rtol=0, atol=1e-6)
+    unlabelled = batch | {"labels": torch.tensor([-100, -100])}
+    assert_close(ProbeMatch.weights(probes, unlabelled), torch.full((3,), 1 / 3))
+
+
+@pytest.mark.parametrize("attentive", [True, False])
+def test_probes_are_compared_at_the_layers_of_the_table_for_the_depth_that_is_shown(attentive, task_batch, make_view):
+    """A student of 5 layers at most shows 2, of a teacher of 4: layers 0, 2 and 4."""
+    batch = task_batch()
+    term = ProbeMatch(1.0, attentive=attentive, temperature=2.0)
+    spec = {"hidden": 6, "heads": 0, "vocabulary": 97, "labels": LABELS}
+    term.bind(Spec(layers=5, **spec), Spec(layers=4, **spec))
+    assert term.needs[0].hidden == frozenset(range(6))
+    assert term.needs[1].probes
+    view, probes = make_view(batch, seed=1, layers=2), torch.randn(4, 5, 3)
+    shown = View({k: view.hidden[k] for k in (0, 1, 2)})
+    expected, weights = 0.0, []
+    for i, layer in enumerate((0, 2, 4)):
+        losses = []
+        for row in range(4):
+            length = int(batch["attention_mask"][row].sum())
+            ours = term.linears[i](view.hidden[i][row, :length].mean(0).tanh())
+            theirs = (probes[row, layer] / 2).softmax(-1)
+            losses.append(-(theirs * (ours / 2).log_softmax(-1)).sum())
+        gold = F.cross_entropy(probes[:, layer], batch["labels"])
+        weights.append((-gold).exp() if attentive else torch.tensor(1.0))
+        expected = expected + weights[-1] * torch.stack(losses).mean()
+    found = term(shown, View(probes=probes), batch)
+    assert_close(found, expected / torch.stack(weights).sum())
+
+
+class Answers(torch.nn.Module):
+    """A teacher that has answers by row: `probes` [n, L + 1, C] and logits, which are those of the last layer."""
+
+    def __init__(self, probes: torch.Tensor) -> None:
+        super().__init__()
+        self.probes = torch.nn.Parameter(probes)
+        layers, classes = probes.shape[1:]
+        self.spec = Spec(layers=layers - 1, hidden=32, heads=4, vocabulary=97, labels=LABELS[:classes])
+
+    def forward(self, batch, needs) -> View:
+        shown = self.probes[batch["index"]]
+        return View(probes=shown, readout=lambda rows: Readout(shown[rows, -1]))
+
+
+def network(tokenizer, cells: int = 3) -> SearchNetwork:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 97, "channels": 8, "dropout": 0.0, "max_position_embeddings": 64}
+    config = AdaBertConfig(architecture=LARGEST.as_dict(), id2label=dict(enumerate(LABELS)), **shape)
+    return SearchNetwork(config, cells, tokenizer)
+
+
+@pytest.fixture
+def search(tokenizer, engine):
+    def search(teacher=None, **other) -> Search:
+        answers = Answers(torch.randn(64, 5, 3, generator=torch.Generator().manual_seed(0)))
+        distiller = Search(**(WEIGHTS | SEARCH | other), **engine(network(tokenizer), teacher or answers, lr=1e-2))
+        distiller._log = lambda *_: None
+        distiller.train()
+        return distiller
+
+    return search
+
+
+@pytest.fixture
+def batch(task_batch):
+    return task_batch(size=16) | {"index": torch.arange(16)}
+
+
+def test_the_total_is_one_minus_gamma_gold_gamma_kd_and_beta_efficiency(search, batch):
+    """CE 1, KD 0.5 and L_E 0.1 give 0.2 + 0.4 + 0.4 = 1."""
+    distiller = search()
+    for name, value in (("gold", 1.0), ("soft", 0.5), ("probes", 0.5)):
+        distiller.objective.terms[name].forward = lambda *_, value=value: torch.tensor(value)
+    distiller.student.choice.depth.data[:] = torch.tensor([-99.0, -99.0, 99.0])
+    distiller.cost[:] = 0.1
+    assert float(distiller.training_step(batch, 0).detach()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_step_of_one_level_moves_what_was_drawn_and_the_choice_and_never_the_teacher(search, batch):
+    distiller = search()
+    distiller.training_step(batch, 0).backward()
+    choice = distiller.student.choice
+    assert choice.edges.grad.abs().sum(1).gt(0).all()
+    assert choice.depth.grad.ne(0).all()
+    assert distiller.student.body.embeddings.words.weight.grad.any()
+    assert all(p.grad is None for p in distiller.teacher.parameters())
+
+
+def gradients(distiller, batch, seed: int = 1):
+    distiller.zero_grad()
+    torch.manual_seed(seed)
+    distiller.training_step(batch, 0).backward()
+    body = {name: p.grad.clone() for name, p in distiller.student.body.named_parameters() if p.grad is not None}
+    return body, [p.grad.clone() for p in distiller.student.choice.parameters()]
+
+
+def test_on_two_levels_even_rows_move_the_weights_and_odd_rows_the_choice(search, batch):
+    distiller = search(two_level=True)
+    body, choice = gradients(distiller, batch)
+    for changed, same in ((batch["index"] % 2 == 1, 0), (batch["index"] % 2 == 0, 1)):
+        other = batch | {"labels": torch.where(changed, (batch["labels"] + 1) % 3, batch["labels"])}
+        found = gradients(distiller, other)
+        kept = (body, choice)[same]
+        moved = (body, choice)[1 - same]
+        assert_close(found[same], kept, rtol=0, atol=0)
+        some = list(moved.values()) if isinstance(moved, dict) else moved
+        theirs = list(found[1 - same].values()) if isinstance(moved, dict) else found[1 - same]
+        assert any(not torch.equal(a, b) for a, b in zip(some, theirs, strict=True))
+
+
+def test_on_two_levels_the_weights_learn_from_their_rows_as_on_one(search, batch):
+    """At the same draw, which a choice that is made gives."""
+    even = {name: rows[::2] for name, rows in batch.items()}
+    both, one = search(two_level=True), search()
+    for distiller in (both, one):
+        distiller.student.choice.edges.data[:, 0] = 99.0
+        distiller.student.choice.depth.data[1] = 99.0
+    ours, theirs = gradients(both, batch)[0], gradients(one, even)[0]
+    assert ours.keys() == theirs.keys()
+    assert_close(ours, theirs)
+    assert all(torch.isfinite(p).all() for p in gradients(both, {n: r[1::2] for n, r in batch.items()})[1])
+
+
+def test_weights_and_choice_have_rates_of_their_own_and_every_parameter_is_in_one_group(search):
+    distiller = search()
+    groups = distiller.parameter_groups()
+    seen = [id(p) for group in groups for p in group["params"]]
+    wanted = [*distiller.student.parameters(), *distiller.objective.parameters()]
+    assert sorted(seen) == sorted(map(id, wanted))
+    assert {id(p) for p in groups[-1]["params"]} == {id(p) for p in distiller.student.choice.parameters()}
+    optimizer = distiller.make_optimizer(groups)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 1e-2, 1e-2]
+    assert optimizer.param_groups[-1]["betas"] == [0.5, 0.999]
+
+
+class Rows(L.LightningDataModule):
+    """Texts whose class is their rarest word's; the teacher knows it, and the higher the layer the better."""
+
+    def __init__(self, count: int = 12) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        ids = torch.randint(20, 90, (16 * count, 6), generator=random)
+        labels = torch.randint(0, 3, (16 * count,), generator=random)
+        ids[torch.arange(len(ids)), torch.randint(0, 6, (len(ids),), generator=random)] = 5 + labels
+        right = 2.0 * torch.arange(5)[:, None] * F.one_hot(labels, 3)[:, None]
+        self.answers = Answers(right + 0.1 * torch.randn(right.shape, generator=random))
+        rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "index": torch.arange(len(ids))}
+        self.batches = [{name: r[part] for name, r in rows.items()} for part in torch.arange(len(ids)).split(16)]
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None, generator=torch.Generator())
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches[:4], batch_size=None, generator=torch.Generator())
+
+
+class Watch(L.Callback):
+    def __init__(self) -> None:
+        self.temperatures: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+        self.temperatures.append(pl_module.relaxation)
+
+
+def searching(tokenizer, engine, data, **other) -> Search:
+    return Search(**(WEIGHTS | SEARCH | other), **engine(network(tokenizer), data.answers, lr=1e-2))
+
+
+def test_a_search_learns_and_logs_what_it_has_found(tokenizer, engine, fit, capsys):
+    data, watch = Rows(), Watch()
+    distiller = searching(tokenizer, engine, data)
+    callbacks = [Anneal(lambda epoch, step: exponential(epoch, step, rate=0.5, floor=0.4)), Architecture(length=128), watch]
+    trainer, losses = fit(distiller, data, callbacks=callbacks, max_epochs=8)
+    assert sum(losses[-12:]) < sum(losses[:12]) - 0.2 * 12
+    assert_close(torch.tensor(watch.temperatures[::12][:3]), torch.tensor([1.0, 0.6065307, 0.4]))
+    logged = trainer.callback_metrics
+    assert float(logged["search/entropy/edges"]) < 2.302585 - 1e-3
+    assert {"search/entropy/cells", "search/expected/multiply_adds", "search/share/zero", "search/edge/3-4"} <= set(logged)
+    assert "Epoch 8: " in capsys.readouterr().out
+    batch, rows = data.batches[0], torch.arange(16)
+    trainer.validate(distiller, data, verbose=False)
+    found = distiller.student(batch, distiller.student_needs).logits(rows).argmax(-1)
+    assert (found == batch["labels"]).float().mean() > 0.8
+    assert distiller.student.model.config.architecture == distiller.student.choice.architecture().as_dict()
+
+
+def test_a_search_goes_on_where_it_was_interrupted(tokenizer, engine, fit, tmp_path):
+    """To the last bit, although an interruption is no end of an epoch and a validation draws nothing."""
+
+    def anneal() -> list[L.Callback]:
+        return [Anneal(lambda epoch, step: exponential(epoch, step, rate=0.5, floor=0.1))]
+
+    data, weights = Rows(5), []
+    whole = searching(tokenizer, engine, data)
+    torch.manual_seed(5)
+    fit(whole, data, callbacks=anneal(), max_epochs=3)
+    first = searching(tokenizer, engine, data)
+    torch.manual_seed(5)
+    trainer, _ = fit(first, data, callbacks=anneal(), max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    torch.manual_seed(77)
+    second = searching(tokenizer, engine, data)
+    fit(second, data, callbacks=anneal(), max_epochs=3, ckpt_path=tmp_path / "stopped.ckpt")
+    weights = [dict(d.student.state_dict()) for d in (whole, second)]
+    assert_close(*weights, rtol=0, atol=0)
+
+
+def test_a_search_that_has_collapsed_is_reported(tokenizer, engine, fit):
+    data = Rows(1)
+    distiller = searching(tokenizer, engine, data)
+    distiller.student.choice.edges.data[:, OPERATIONS.index("average_pool")] = 99.0
+    with pytest.warns(UserWarning, match="collapsed to operations without weights"):
+        fit(distiller, data, callbacks=[Architecture(length=128)])
+
+
+def test_the_task_stage_is_the_same_losses_at_one_depth(fixed, engine, make_view, task_batch):
+    batch = task_batch(size=4)
+    spec = {"hidden": 6, "heads": 0, "vocabulary": 97, "labels": LABELS}
+    ours = make_view(batch, seed=0, layers=2, classes=3)
+    ours = View({k: ours.hidden[k] for k in range(3)}, readout=ours.readout)
+    theirs = View(readout=make_view(batch, seed=1, classes=3).readout, probes=torch.randn(4, 5, 3))
+    networks = fixed(Spec(layers=2, **spec), ours), fixed(Spec(layers=4, **spec), theirs)
+    distiller = AdaBERT(**WEIGHTS, **engine(*networks))
+    found, parts = distiller.objective(*distiller.views(batch), batch)
+    rows = torch.arange(4)
+    gold = F.cross_entropy(ours.logits(rows), batch["labels"])
+    soft = F.cross_entropy(ours.logits(rows), theirs.logits(rows).softmax(-1))
+    assert_close(found, 0.2 * gold + 0.4 * soft + 0.4 * parts["probes"])
+    assert not any("linears" in name for name, _ in distiller.student.named_parameters())
