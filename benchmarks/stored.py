@@ -14,6 +14,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ from kd_lightning.distiller import decay_groups
 from kd_lightning.encoder import Encoder
 from kd_lightning.method.tinybert import PredictionDistillation, TransformerDistillation
 from kd_lightning.run import native_precision
-from kd_lightning.stored import store
+from kd_lightning.stored import StoredTeacher
 from kd_lightning.views import Needs
 
 ROWS, ROUNDS = 1000, 2
@@ -80,7 +81,8 @@ def measure(stage: str, precision: str) -> list[str]:
     side.step()
     with tempfile.TemporaryDirectory() as cache:
         start = time.perf_counter()
-        stored = store(teacher, needs, DataLoader(batches, batch_size=None), tokens, cache)
+        stored = StoredTeacher(teacher)
+        stored.store(needs, SimpleNamespace(every_row=lambda: (DataLoader(batches, batch_size=None), tokens)), cache)
         storing = time.perf_counter() - start
         megabytes = sum(file.stat().st_size for file in Path(cache).rglob("*.npy")) / 1e6
         times: dict[nn.Module, list[float]] = {teacher: [], stored: []}

@@ -19,6 +19,8 @@ INHERITED = (
     "scale",
     "task",
     "experiment",
+    "epochs.",  # by stage, of an experiment
+    "updates.",
     "student",
     "teacher",
     "method.",

@@ -12,6 +12,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -168,6 +169,16 @@ def masked_lm(path: str | Path) -> Encoder:
     return _load(AutoModelForMaskedLM, path)
 
 
+def label_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says of these classes, in the order of the logits; one is a regression."""
+    names = [str(name) for name in labels]
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": "regression" if len(names) == 1 else "single_label_classification",
+    }
+
+
 def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
     """The encoder in a local folder or under a hub name, as a classifier of labels; one label makes it a regression.
 
@@ -185,9 +196,8 @@ def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
                 "correct id2label in its config.json if only the names differ, or fine-tune it on this task (stage=teacher)."
             )
         order = [theirs.index(name) for name in ours]
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {name: i for i, name in enumerate(labels)}
-    config.problem_type = "regression" if len(labels) == 1 else "single_label_classification"
+    for name, value in label_settings(labels).items():
+        setattr(config, name, value)
     encoder = _load(AutoModelForSequenceClassification, path, config=config)
     if order is not None and order != sorted(order):
         last = [m for m in encoder.model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)][-1]

@@ -9,12 +9,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from rich.progress import track
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
-from kd_lightning.stored import StoredTeacher, _digest
+from kd_lightning.stored import Rows, StoredTeacher, digest_of
 from kd_lightning.views import Batch, Needs, Readout, View
 
 
@@ -32,8 +30,6 @@ class ProbedTeacher(StoredTeacher):
     A probe reads [CLS], that of the embeddings, where [CLS] is the same for all texts, the mean over real positions.
     Deviation: EasyTransfer's mean is over padding too; its probes start at random, these, a convex problem, at 0.
     """
-
-    splits: Mapping[str, np.ndarray]  # the numbers of the rows of "train" and "validation"; given before `store`
 
     def __init__(self, teacher: nn.Module, *, epochs: int, lr: float, batch_size: int, warmup: float) -> None:
         super().__init__(teacher)
@@ -55,22 +51,20 @@ class ProbedTeacher(StoredTeacher):
         """Of each probe on the validation rows, layer 0 first."""
         return json.loads((self.folder / "accuracy.json").read_text(encoding="utf-8"))
 
-    def store(self, needs: Needs, batches: DataLoader, tokens: pa.Table, cache: str) -> None:
+    def store(self, needs: Needs, data: Rows, cache: str) -> None:
         """As StoredTeacher's, whatever the needs; prints the accuracy of each probe."""
         needs = Needs(hidden=frozenset(range(self.spec.layers + 1)), logits=True)
-        labels = np.zeros(len(tokens), np.int64)
-        for batch in batches:
-            labels[batch["index"].numpy()] = batch["labels"].numpy()
-        learned = self.splits["train"][labels[self.splits["train"]] >= 0]
+        (batches, tokens), labels, splits = data.every_row(), data.gold(), data.numbers()
+        learned = splits["train"][labels[splits["train"]] >= 0]
         key = hashlib.blake2b(repr(self.settings).encode() + labels[learned].tobytes() + learned.tobytes(), digest_size=8)
-        self.folder = Path(cache) / f"probes-{_digest(self.teacher, needs, tokens)}-{key.hexdigest()}"
+        self.folder = Path(cache) / f"probes-{digest_of(self.teacher, needs, tokens)}-{key.hexdigest()}"
         if not self.folder.exists():
-            self._learn(needs, batches, labels, learned)
-        self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in self.folder.glob("*.npy")}
-        self.teacher = None
+            self._learn(needs, batches, labels, learned, splits["validation"])
+        self._take(self.folder)
         print("Probes on layer 0, 1, ..., accuracy on validation: " + " ".join(f"{value:.3f}" for value in self.accuracy))
 
-    def _learn(self, needs: Needs, batches: DataLoader, labels: np.ndarray, learned: np.ndarray) -> None:
+    def _learn(self, needs: Needs, batches: DataLoader, labels: np.ndarray, learned: np.ndarray, measured: np.ndarray) -> None:
+        """labels: of all rows; learned, measured: the numbers of those that the probes learn from and are measured on."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder.parent, prefix="unfinished-") as scratch:
             shape = (len(labels), len(needs.hidden), self.spec.hidden)
@@ -84,8 +78,7 @@ class ProbedTeacher(StoredTeacher):
             done.mkdir()
             np.save(done / "logits.npy", logits)
             np.save(done / "probes.npy", answers)
-            rows = self.splits["validation"]
-            right = answers[rows].argmax(-1) == labels[rows, None]  # [N, L + 1]
+            right = answers[measured].argmax(-1) == labels[measured, None]  # [N, L + 1]
             (done / "accuracy.json").write_text(json.dumps(right.mean(0).tolist()), encoding="utf-8")
             os.replace(done, self.folder)
 

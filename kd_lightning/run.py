@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.artifact import measure, predict, save
-from kd_lightning.probes import ProbedTeacher
 from kd_lightning.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -121,9 +120,7 @@ def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataM
             )
         data = instantiate(cfg.data, tokenizer=teacher.tokenizer, _convert_="all")
         data.prepare_data()
-    if isinstance(stored, ProbedTeacher):
-        stored.splits = data.numbers()
-    stored.store(needs, *data.every_row(), cfg.cache)
+    stored.store(needs, data, cfg.cache)
 
 
 def _checkpoint(choice: str | None, work: Path) -> str | None:

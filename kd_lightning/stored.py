@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,20 @@ from torch.utils.data import DataLoader
 from kd_lightning.views import Batch, Needs, Readout, View
 
 Tensors = dict[str, Tensor]
+
+
+class Rows(Protocol):
+    """Whose rows they are: `data.labelled.LabelledText`. Rows have the same numbers everywhere."""
+
+    def every_row(self) -> tuple[DataLoader, pa.Table]:
+        """Every row once, each batch with its rows' numbers as `index`; and all that a network reads of them, a list of tokens
+        for each row, by number."""
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Of each split's rows."""
+
+    def gold(self) -> np.ndarray:
+        """The labels, by number."""
 
 
 class StoredTeacher(nn.Module):
@@ -59,19 +74,22 @@ class StoredTeacher(nn.Module):
             readout=(lambda rows: Readout(_tensor(self.arrays["logits"][index]).to(device)[rows])) if needs.logits else None,
         )
 
-    def store(self, needs: Needs, batches: DataLoader, tokens: pa.Table, cache: str) -> None:
+    def store(self, needs: Needs, data: Rows, cache: str) -> None:
         """Take the teacher's outputs for all rows from the cache or, if they are not there, compute and write them now.
 
-        batches: every row once, in the teacher's tokens, each batch with its rows' numbers as `index`; tokens: all that the
-        teacher reads of them, a list for each row, in the order of these numbers. Says how much it is going to write; raises
-        ValueError where the disk has less.
+        data: in the teacher's tokens. Says how much it is going to write; raises ValueError where the disk has less.
         """
-        folder = Path(cache) / f"teacher-{_digest(self.teacher, needs, tokens)}"
+        batches, tokens = data.every_row()
+        folder = Path(cache) / f"teacher-{digest_of(self.teacher, needs, tokens)}"
         if not folder.exists():
             lengths = pc.list_value_length(tokens["input_ids"]).to_numpy().astype(np.int64)
             _write(folder, self.teacher, needs, batches, lengths)
-        self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+        self._take(folder)
         self.positions = _positions(self.arrays["lengths"])
+
+    def _take(self, folder: Path) -> None:
+        """What is in there, in the teacher's place."""
+        self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
         self.teacher = None
 
 
@@ -127,7 +145,7 @@ def _outputs(teacher: nn.Module, needs: Needs, batch: Batch) -> Tensors:
     return outputs
 
 
-def _digest(teacher: nn.Module, needs: Needs, tokens: pa.Table) -> str:
+def digest_of(teacher: nn.Module, needs: Needs, tokens: pa.Table) -> str:
     """Of the teacher's weights and precision, of what is kept, and of every token that it reads, row by row."""
     digest = hashlib.blake2b(repr((needs, teacher.spec)).encode(), digest_size=8)
     for name, tensor in teacher.state_dict().items():

@@ -1,6 +1,7 @@
 """The house keeps its own rules: imports point one way, files stay small."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -114,3 +115,15 @@ def test_no_path_of_a_machine_is_written_down():
     absolute = re.compile(r"(?<![\w.$}<>~/:-])/(work|tmp|home|root|Users|mnt|data|opt)/")
     lines = [(path, line) for path in sources for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(path.name, line) for path, line in lines if absolute.search(line)] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_takes_from_the_package_is_there(path):
+    """They are not run here, and some want more than the tests have installed."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("kd_lightning"):
+            module = importlib.import_module(node.module)
+            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            assert not [
+                name for name in missing if f"{node.module}.{name}".removeprefix("kd_lightning.").replace(".", "/") not in FILES
+            ]

@@ -164,6 +164,19 @@ def test_an_override_of_the_trainer_speaks_of_the_named_stage_alone():
     assert all(run.trainer.max_epochs != 7 for run in runs[:-1])
 
 
+def test_an_experiments_epochs_are_set_for_each_stage_by_name():
+    runs = _runs("experiment=small_task", "stage=task", "epochs.teacher=4", "epochs.intermediate=3", "epochs.task=2")
+    assert [run.trainer.max_epochs for run in runs] == [4, 1, 3, 2]
+
+
+def test_with_few_labels_the_teacher_too_goes_by_updates():
+    few = ["experiment=few_labels", "method=bilstm", "stage=task", "task.label_budget=50", "artifacts=nowhere"]
+    plain = plan(compose("train", few), few)
+    assert [run.trainer.max_steps for run in plain] == [300, 6000]
+    more = [*few, "updates.teacher=100", "updates.task=400"]
+    assert [run.trainer.max_steps for run in plan(compose("train", more), more)] == [100, 400]
+
+
 def test_an_explicit_path_wins_over_a_prerequisite():
     overrides = ["stage=prediction", "student.path=mine", "teacher.path=yours"]
     runs = plan(compose("train", overrides), overrides)

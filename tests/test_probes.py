@@ -1,5 +1,7 @@
 """Probes on each layer of a teacher, learned from gold labels and kept with its answers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -38,8 +40,10 @@ def teacher(make_encoder):
 
 def store(teacher, rows, cache, **other) -> ProbedTeacher:
     made = ProbedTeacher(teacher, **(SETTINGS | other))
-    made.splits = ROWS
-    made.store(Needs(), rows, TOKENS, str(cache))
+    gold = {int(row): int(label) for batch in rows for row, label in zip(batch["index"], batch["labels"], strict=True)}
+    labels = np.array([gold[row] for row in range(len(gold))])
+    data = SimpleNamespace(every_row=lambda: (rows, TOKENS), numbers=lambda: ROWS, gold=lambda: labels)
+    made.store(Needs(), data, str(cache))
     return made
 
 

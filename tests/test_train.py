@@ -223,7 +223,7 @@ def test_adabert_searches_once_and_trains_what_it_found_beside_random_architectu
     assert "cells of" in done.stdout
     (found,) = (path.parent for path in (place / "searched").rglob("architecture.json"))
     assert (found / "architecture.svg").read_text().startswith("<svg")
-    log = next((place / "searched").rglob("metrics.csv")).read_text()
+    log = Path(f"{found}.run", "metrics.csv").read_text()
     assert "search/entropy/edges" in log.splitlines()[0]
     few = [f"student.path={found}", "trainer.max_epochs=2", "artifacts=" + str(place / "searched")]
     for stage in ("task", "random"):

@@ -69,7 +69,8 @@ class LabelledText(L.LightningDataModule):
             if self.label_budget is not None:
                 rows["train"], others = draw_labelled(rows["train"], self.label_budget, self.label_seed)
                 if self.unlabelled:
-                    rows["unlabelled"] = concatenate_datasets([others, *[rows[name] for name in rows if name == "unlabelled"]])
+                    named = [rows["unlabelled"]] if "unlabelled" in rows else []
+                    rows["unlabelled"] = concatenate_datasets([others, *named])
             if self.augment is not None:
                 rows["train"] = self.augment(rows["train"])
             self.splits = {split: self._tokenise(data, split) for split, data in rows.items()}
@@ -100,6 +101,11 @@ class LabelledText(L.LightningDataModule):
         ends = np.cumsum([0, *map(len, self.splits.values())])
         return {name: start + np.arange(len(rows)) for start, (name, rows) in zip(ends, self.splits.items(), strict=False)}
 
+    def gold(self) -> np.ndarray:
+        """The labels of all rows, by number."""
+        labels = concatenate_datasets(list(self.splits.values()))["label"]
+        return np.asarray(labels, np.float32 if len(self.reader.labels) == 1 else np.int64)
+
     def every_row(self) -> tuple[DataLoader, pa.Table]:
         """All rows of all splits once, in batches, and their tokens in the order of `index`."""
         rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")[:]
@@ -108,8 +114,7 @@ class LabelledText(L.LightningDataModule):
     def _loader(self, names: list[str], plan, **more) -> DataLoader:
         numbers = self.numbers()
         index = np.concatenate([numbers[name] for name in names])
-        data = concatenate_datasets([self.splits[name] for name in names])
-        labels = np.asarray(data["label"], np.float32 if len(self.reader.labels) == 1 else np.int64)
+        data, labels = concatenate_datasets([self.splits[name] for name in names]), self.gold()[index]
         lengths = np.asarray(data["length"])
         names = [name for name in TOKENS if name in data.column_names]
         rows = data.select_columns(names).with_format("arrow")

@@ -48,13 +48,14 @@ class Tang:
             for text in row:
                 for word, part in tagged[text]:
                     used.setdefault(part, []).append(word)
-        seen = {tuple(" ".join(word for word, _ in tagged[text]) for text in row) for row in texts}
+        plain = {text: " ".join(word for word, _ in words) for text, words in tagged.items()}
+        seen = {tuple(plain[text] for text in row) for row in texts}
         made: list[tuple[str, ...]] = []
         for number, row in enumerate(tqdm(texts, desc="Transfer data")):
             random = np.random.default_rng([self.seed, number])
             for _ in range(self.variants):
                 chosen = ((0,), (1,), (0, 1))[random.integers(3)] if len(row) == 2 else (0,)
-                variant = [" ".join(word for word, _ in tagged[text]) for text in row]
+                variant = [plain[text] for text in row]
                 for place in chosen:
                     variant[place] = self._variant(tagged[row[place]], used, random)
                 if all(variant) and tuple(variant) not in seen:

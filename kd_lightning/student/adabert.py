@@ -23,12 +23,11 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from kd_lightning.encoder import Encoder, vocabulary_id
+from kd_lightning.encoder import INPUTS, Encoder, label_settings
 from kd_lightning.student.architecture import Architecture, from_dict, picture, random_like, read
 from kd_lightning.student.cell import Cell, Places, operation, run_cells
-from kd_lightning.views import Batch, Needs, Readout, Spec, View
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+from kd_lightning.student.shallow import classifier_spec
+from kd_lightning.views import Batch, Needs, Readout, View
 
 
 class AdaBertConfig(PreTrainedConfig):
@@ -140,24 +139,13 @@ AutoConfig.register(AdaBertConfig.model_type, AdaBertConfig)
 AutoModelForSequenceClassification.register(AdaBertConfig, AdaBertForSequenceClassification)
 
 
-def spec(config: AdaBertConfig, layers: int, tokenizer: PreTrainedTokenizerBase) -> Spec:
-    return Spec(
-        layers=layers,
-        hidden=config.channels,
-        heads=0,
-        vocabulary=config.vocab_size,
-        vocabulary_id=vocabulary_id(tokenizer),
-        labels=tuple(config.id2label[i] for i in range(config.num_labels)),
-    )
-
-
 class AdaBert(nn.Module):
     """The model as a network, with its tokenizer. It shows logits and the states 0..K."""
 
     def __init__(self, model: AdaBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
-        self.spec = spec(model.config, len(model.cells), tokenizer)
+        self.spec = classifier_spec(model.config, tokenizer, layers=len(model.cells), hidden=model.config.channels)
 
     def forward(self, batch: Batch, needs: Needs) -> View:
         if needs.attention:
@@ -186,9 +174,7 @@ def config_for(
         pair=len(text) == 2,
         pad_token_id=teacher.tokenizer.pad_token_id,
         architecture=architecture.as_dict(),
-        id2label=dict(enumerate(map(str, labels))),
-        label2id={str(name): i for i, name in enumerate(labels)},
-        problem_type="single_label_classification",
+        **label_settings(labels),
     )
 
 

@@ -34,9 +34,11 @@ class BiLSTM(nn.Module):
         place = torch.arange(x.shape[1], device=x.device)
         mirrored = torch.where(place < lengths[:, None], lengths[:, None] - 1 - place, place)[..., None]  # [B, S, 1]
         last = (lengths - 1)[:, None, None]
+        left = right = None
         for ahead, back in zip(self.forward_layers, self.backward_layers, strict=True):
+            if left is not None:
+                x = torch.cat([left, right.gather(1, mirrored.expand_as(right))], dim=-1)
             left, right = ahead(x)[0], back(x.gather(1, mirrored.expand_as(x)))[0]  # [B, S, H]
-            x = torch.cat([left, right.gather(1, mirrored.expand_as(right))], dim=-1)
         ends = torch.stack([left, right], dim=1).gather(2, last[:, None].expand(-1, 2, 1, left.shape[-1]))
         return ends.flatten(1)
 

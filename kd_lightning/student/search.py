@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_lightning.encoder import Encoder
+from kd_lightning.encoder import INPUTS, Encoder
 from kd_lightning.student.adabert import (
-    INPUTS,
     AdaBertConfig,
     AdaBertForSequenceClassification,
     Embeddings,
@@ -28,10 +27,10 @@ from kd_lightning.student.adabert import (
     config_for,
     represent,
     set_words,
-    spec,
 )
 from kd_lightning.student.architecture import EDGES, OPERATIONS, Architecture, derive, size, work
 from kd_lightning.student.cell import Cell, Places, Step, operation, run_cells
+from kd_lightning.student.shallow import classifier_spec
 from kd_lightning.views import Batch, Needs, Readout, View
 
 LARGEST = Architecture(1, {(0, 2): "conv_3"})  # stands in a configuration whose architecture is not known yet
@@ -188,7 +187,7 @@ class SearchNetwork(nn.Module):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         self.body, self.choice = Body(config, cells), Choice(cells)
-        self.spec = spec(config, cells, tokenizer)
+        self.spec = classifier_spec(config, tokenizer, layers=cells, hidden=config.channels)
         self.derive([])
 
     @property

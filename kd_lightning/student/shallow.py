@@ -18,7 +18,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from kd_lightning.encoder import Encoder, vocabulary_id
+from kd_lightning.encoder import INPUTS, Encoder, label_settings, vocabulary_id
 from kd_lightning.views import Batch, Needs, Readout, Spec, View
 
 UNIFORM = 0.25  # word vectors start uniform in -UNIFORM..UNIFORM (Kim 2014, section 3.1)
@@ -27,15 +27,18 @@ UNIFORM = 0.25  # word vectors start uniform in -UNIFORM..UNIFORM (Kim 2014, sec
 class ShallowConfig(PreTrainedConfig):
     """channels: 1, trainable word vectors; 2, beside a frozen copy of what they started from (Kim's multichannel).
     head_size: width of a hidden layer in the head, 0 for none. siamese: two texts are read one by one by the same body,
-    and the head sees [u, v, |u - v|, u · v] (Tang et al. 2019, section 3.1)."""
+    and the head sees [u, v, |u - v|, u · v] (Tang et al. 2019, section 3.1). word_dropout: share of the tokens that are read
+    as the unknown one in training."""
 
     vocab_size: int = 10000
     embedding_size: int = 50
     channels: int = 1
     head_size: int = 0
     dropout: float = 0.1
+    word_dropout: float = 0.0
     siamese: bool = False
     pad_token_id: int | None = 0
+    unk_token_id: int = 1
 
 
 class ShallowModel(PreTrainedModel):
@@ -82,6 +85,9 @@ class ShallowModel(PreTrainedModel):
         **_,
     ) -> SequenceClassifierOutput:
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if self.training and self.config.word_dropout:
+            dropped = (torch.rand(input_ids.shape, device=input_ids.device) < self.config.word_dropout) & real.bool()
+            input_ids = input_ids.masked_fill(dropped, self.config.unk_token_id)
         if self.config.siamese:
             second = torch.zeros_like(real) if token_type_ids is None else token_type_ids * real
             u, v = self._features(input_ids, real - second), self._features(*_moved_to_front(input_ids, second))
@@ -104,21 +110,25 @@ def _moved_to_front(ids: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return ids.gather(1, order), chosen.gather(1, order)
 
 
+def classifier_spec(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, layers: int, hidden: int) -> Spec:
+    """Of a classifier without attention."""
+    return Spec(
+        layers=layers,
+        hidden=hidden,
+        heads=0,
+        vocabulary=config.vocab_size,
+        vocabulary_id=vocabulary_id(tokenizer),
+        labels=tuple(config.id2label[i] for i in range(config.num_labels)),
+    )
+
+
 class Shallow(nn.Module):
     """One of these models as a network, with its tokenizer. It shows logits and nothing else."""
 
     def __init__(self, model: ShallowModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
-        config = model.config
-        self.spec = Spec(
-            layers=0,
-            hidden=model.body.width,
-            heads=0,
-            vocabulary=config.vocab_size,
-            vocabulary_id=vocabulary_id(tokenizer),
-            labels=tuple(config.id2label[i] for i in range(config.num_labels)),
-        )
+        self.spec = classifier_spec(model.config, tokenizer, layers=0, hidden=model.body.width)
 
     def forward(self, batch: Batch, needs: Needs) -> View:
         if needs.hidden or needs.attention:
@@ -126,7 +136,7 @@ class Shallow(nn.Module):
                 f"{type(self.model).__name__} has no layers like the teacher's: it can be taught by logits only. Use "
                 "method=bilstm, cnn or bow, or set the weights of the other terms to 0."
             )
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+        inputs = {name: batch[name] for name in INPUTS if name in batch}
         logits = self.model(**inputs).logits
         return View(readout=lambda rows: Readout(logits[rows]))
 
@@ -149,9 +159,8 @@ def student(
         embedding_size=vectors.shape[1],
         siamese=len(text) == 2,
         pad_token_id=tokenizer.pad_token_id,
-        id2label=dict(enumerate(map(str, labels))),
-        label2id={str(name): i for i, name in enumerate(labels)},
-        problem_type="regression" if len(labels) == 1 else "single_label_classification",
+        unk_token_id=tokenizer.unk_token_id,
+        **label_settings(labels),
     )
     model = AutoModelForSequenceClassification.from_config(config)
     model.set_vectors(vectors)

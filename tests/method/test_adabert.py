@@ -1,6 +1,7 @@
 """AdaBERT's losses on the numbers of specs/adabert.md, and who moves what in a search."""
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from kd_lightning.callback.anneal import Anneal, exponential
 from kd_lightning.callback.architecture import Architecture
+from kd_lightning.data.batches import loader, training_batches
 from kd_lightning.method.adabert import AdaBERT, ProbeMatch, Search, layer_table
 from kd_lightning.student.adabert import AdaBertConfig
 from kd_lightning.student.architecture import OPERATIONS
@@ -229,25 +231,42 @@ def test_a_search_learns_and_logs_what_it_has_found(tokenizer, engine, fit, caps
     assert distiller.student.model.config.architecture == distiller.student.choice.architecture().as_dict()
 
 
-def test_a_search_goes_on_where_it_was_interrupted(tokenizer, engine, fit, tmp_path):
-    """To the last bit, although an interruption is no end of an epoch and a validation draws nothing."""
+class Shuffled(Rows):
+    """As the framework's own data modules give them: each epoch in an order of its own."""
 
-    def anneal() -> list[L.Callback]:
-        return [Anneal(lambda epoch, step: exponential(epoch, step, rate=0.5, floor=0.1))]
+    def train_dataloader(self):
+        def collate(rows, _):
+            return self.batches[int(rows[0])]
 
-    data, weights = Rows(5), []
+        epoch = self.trainer.current_epoch
+        batches = training_batches(np.full(len(self.batches), 9), collate, batch_size=1, seed=0, epoch=epoch)
+        return loader(batches, 0, self.trainer)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("steps", [3, 5, 7])
+def test_a_search_goes_on_where_it_was_interrupted(tokenizer, engine, fit, tmp_path, steps):
+    """To the last bit, in the middle of its first or second epoch of five batches or between them."""
+
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            if trainer.global_step == steps:
+                trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+
+    def options() -> dict:
+        anneal = Anneal(lambda epoch, step: exponential(epoch, step, rate=0.5, floor=0.1))
+        return {"callbacks": [anneal, Save()], "max_epochs": 3, "reload_dataloaders_every_n_epochs": 1}
+
+    data = Shuffled(5)
     whole = searching(tokenizer, engine, data)
     torch.manual_seed(5)
-    fit(whole, data, callbacks=anneal(), max_epochs=3)
-    first = searching(tokenizer, engine, data)
-    torch.manual_seed(5)
-    trainer, _ = fit(first, data, callbacks=anneal(), max_epochs=2)
-    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    _, losses = fit(whole, data, **options())
     torch.manual_seed(77)
-    second = searching(tokenizer, engine, data)
-    fit(second, data, callbacks=anneal(), max_epochs=3, ckpt_path=tmp_path / "stopped.ckpt")
-    weights = [dict(d.student.state_dict()) for d in (whole, second)]
-    assert_close(*weights, rtol=0, atol=0)
+    resumed = searching(tokenizer, engine, data)
+    _, rest = fit(resumed, Shuffled(5), ckpt_path=str(tmp_path / "stopped.ckpt"), **options())
+    assert len(set(losses)) == 15
+    assert rest == losses[steps:]
+    assert_close(dict(resumed.student.state_dict()), dict(whole.student.state_dict()), rtol=0, atol=0)
 
 
 def test_a_search_that_has_collapsed_is_reported(tokenizer, engine, fit):

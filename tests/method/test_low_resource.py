@@ -1,5 +1,7 @@
 """The objective on the numbers of specs/low-resource.md, section 9, derived by hand."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pytest
 import torch
@@ -102,7 +104,8 @@ def test_a_stored_teacher_of_other_tokens_is_found_by_row_and_teaches_a_bag_of_w
     index = torch.arange(2500)
     theirs = [{"input_ids": ids[part], "attention_mask": mask[part], "index": part} for part in index.split(500)]
 
-    teacher.store(Needs(logits=True), theirs, pa.table({"input_ids": ids.tolist()}), str(tmp_path))
+    rows = SimpleNamespace(every_row=lambda: (theirs, pa.table({"input_ids": ids.tolist()})))
+    teacher.store(Needs(logits=True), rows, str(tmp_path))
     renamed = torch.randperm(299, generator=random)  # the student's own token ids
     ours = torch.cat([torch.zeros(1, dtype=torch.long), renamed + 1])[ids]
     known = torch.where(index < 50, gold, torch.full_like(gold, -100))

@@ -143,6 +143,25 @@ def test_two_texts_are_read_by_one_body_and_compared_as_in_the_paper():
         assert_close(found, expected)
 
 
+@pytest.mark.parametrize("preset", ["bilstm", "cnn", "bow"])
+def test_word_dropout_hides_its_share_of_the_words_in_training_alone(preset):
+    """specs/low-resource.md, section 8.L."""
+    config = type(CONFIGS[preset])(**{**CONFIGS[preset].to_dict(), "word_dropout": 0.1, "unk_token_id": 3})
+    model, read = made(config), []
+    model.embeddings[0].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].clone()))
+    ids = torch.randint(5, 97, (200, 60))
+    mask = (torch.arange(60) < torch.randint(20, 61, (200, 1))).long()
+    ids = ids * mask
+    model(input_ids=ids, attention_mask=mask)
+    assert torch.equal(read.pop(), ids)
+    model.train()(input_ids=ids, attention_mask=mask)
+    (seen,) = read
+    hidden = seen != ids
+    assert (seen[hidden] == 3).all()
+    assert not hidden[mask == 0].any()
+    assert hidden.sum().item() / mask.sum().item() == pytest.approx(0.1, abs=0.01)
+
+
 def test_a_text_without_tokens_has_logits(model):
     ids, mask = torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, dtype=torch.long)
     logits = model(input_ids=ids, attention_mask=mask, token_type_ids=mask).logits
