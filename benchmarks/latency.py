@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, MobileBertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.artifact import load, parameters
+from kd_lightning.artifact import load, megaflops, parameters
 from kd_lightning.report import show
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +137,8 @@ def main() -> None:
                 "model": name,
                 "parameters": f"{parameters(model) / 1e6:.2f}M",
                 "without embeddings": f"{body / 1e6:.3f}M",
+                "MB": f"{4e-6 * parameters(model):.2f}",
+                "MFLOPs": f"{megaflops(model, chosen.length):.2f}",
                 "eager ms": f"{one:.3f}",
                 "to BERT-base": f"{eager[0] / one:.1f}x",
                 "ONNX ms": f"{two:.3f}",

@@ -5,6 +5,7 @@ import os
 import shutil
 import statistics
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pyarrow import parquet
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 CARD = """---
@@ -52,6 +55,21 @@ def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> li
             if turn >= 3:
                 measured.append(1e3 * (time.perf_counter() - start))
     return [statistics.median(measured) for measured in times]
+
+
+@torch.inference_mode()
+def megaflops(model: PreTrainedModel, length: int) -> float:
+    """Millions of floating-point operations for one sequence of this length, a multiply-add is two: all matrix products and
+    convolutions, attention and LSTMs taken apart into theirs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration")  # torch's, where there is none; nothing here uses it
+        with (
+            torch.backends.mkldnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            model(input_ids=torch.full((1, length), 5))
+    return counter.get_total_flops() / 1e6
 
 
 def load(folder: str | Path) -> PreTrainedModel:
@@ -124,6 +142,7 @@ def save(
     facts: dict[str, Any] = {
         "parameters": parameters(model),
         "megabytes": round(size / 1e6, 2),
+        f"megaflops ({length} tokens)": round(megaflops(model, length), 3),
         f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": round(latency([model], length)[0], 2),
     }
     rows = "\n".join(f"| {k} | {v:.4f} |" if isinstance(v, float) else f"| {k} | {v:,} |" for k, v in (metrics | facts).items())

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.artifact import latency, load, parameters
+from kd_lightning.artifact import latency, load, megaflops, parameters
 from kd_lightning.report import filled, show, show_differences, write_csv
 from kd_lightning.results import Result, collect, mean_and_deviation
 
@@ -54,7 +54,7 @@ def compare(results: list[Result]) -> list[Row]:
     for result in results:
         cfg, scores = result.cfg, result.scores(result.cfg.metric)
         model = AutoConfig.from_pretrained(result.folders[0])
-        size, milliseconds = speeds[_architecture(result)]
+        size, flops, milliseconds = speeds[_architecture(result)]
         papers = [
             f"{entry['scores'][cfg.task.name][cfg.task.monitor]} ({entry['source']}, {entry['split']})"
             for entry in published["models"]
@@ -73,6 +73,7 @@ def compare(results: list[Result]) -> list[Row]:
                 "seeds": str(len(scores)),
                 "retention": _retention(result, results),
                 "parameters": f"{size / 1e6:.2f}M",
+                "MFLOPs": f"{flops:,.1f}",
                 "ms": f"{milliseconds:.2f}",
                 "paper": ", ".join(papers),
             }
@@ -119,11 +120,15 @@ def _architecture(result: Result) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _speeds(results: list[Result]) -> dict[str, tuple[int, float]]:
-    """Parameters and milliseconds of each architecture, all taking turns."""
+def _speeds(results: list[Result]) -> dict[str, tuple[int, float, float]]:
+    """Parameters, megaflops and milliseconds of each architecture, all taking turns."""
     models = {_architecture(result): load(result.folders[0]) for result in reversed(results)}
-    times = latency(list(models.values()), _length(results))
-    return {name: (parameters(model), time) for (name, model), time in zip(models.items(), times, strict=True)}
+    length = _length(results)
+    times = latency(list(models.values()), length)
+    return {
+        name: (parameters(model), megaflops(model, length), time)
+        for (name, model), time in zip(models.items(), times, strict=True)
+    }
 
 
 def _length(results: list[Result]) -> int:

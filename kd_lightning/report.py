@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from kd_lightning.artifact import latency, load, parameters
+from kd_lightning.artifact import latency, load, megaflops, parameters
 from kd_lightning.chain import finished
 from kd_lightning.results import Result, collect, differences, mean_and_deviation
 
@@ -54,6 +54,7 @@ def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
                 "retention": f"{statistics.fmean(scores) / reference:.4f}" if scores and reference else "",
                 "parameters": f"{parameters(model) / 1e6:.2f}M",
                 "MB": f"{size:.1f}",
+                "MFLOPs": f"{megaflops(model, length):,.1f}",
                 "ms": f"{time:.2f}",
                 "speed-up": f"{times[0] / time:.1f}x",
             }

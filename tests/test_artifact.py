@@ -7,11 +7,14 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
-from kd_lightning.artifact import predict
+from kd_lightning.artifact import megaflops, predict
 from kd_lightning.data.batches import loader, validation_batches
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import MaskedLM
+from kd_lightning.student.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
+from kd_lightning.student.cnn import CNNConfig, CNNForSequenceClassification
 
 LABELS = ("no", "yes", "maybe")
 
@@ -53,3 +56,19 @@ def test_the_logits_of_student_and_teacher_are_kept_row_by_row(make_encoder, eng
 
 def test_a_stage_without_a_task_keeps_none(make_encoder, engine, trainer):
     assert predict(trainer, MaskedLM(**engine(make_encoder(), None)), None) is None
+
+
+def test_operations_are_those_of_the_formulas():
+    """specs/low-resource.md, section 6.5, for the LSTM; Vaswani et al. 2017 for the encoder; a multiply-add is two."""
+    length, width, inner, layers = 20, 64, 128, 2
+    bert = BertConfig(
+        vocab_size=99, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=4, num_labels=3
+    )
+    of_layer = length * (4 * width * width + 2 * width * inner) + 2 * length * length * width
+    expected = 2 * (layers * of_layer + width * width + 3 * width)  # and the pooler and the head, of one position
+    assert megaflops(BertForSequenceClassification(bert).eval(), length) == pytest.approx(expected / 1e6)
+    words = {"vocab_size": 99, "num_labels": 2}
+    lstm = BiLSTMForSequenceClassification(BiLSTMConfig(embedding_size=300, hidden_size=150, **words)).eval()
+    assert megaflops(lstm, length) == pytest.approx((16 * 150 * (300 + 150) * length + 2 * 300 * 2) / 1e6)
+    cnn = CNNForSequenceClassification(CNNConfig(embedding_size=7, filters=5, kernel_sizes=[3], **words)).eval()
+    assert megaflops(cnn, length) == pytest.approx((2 * (length + 2) * 3 * 7 * 5 + 2 * 5 * 2) / 1e6)
