@@ -21,6 +21,7 @@ INHERITED = (
     "experiment",
     "epochs.",  # by stage, of an experiment
     "updates.",
+    "looks.",
     "student",
     "teacher",
     "method.",

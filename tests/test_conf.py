@@ -172,9 +172,10 @@ def test_an_experiments_epochs_are_set_for_each_stage_by_name():
 def test_with_few_labels_the_teacher_too_goes_by_updates():
     few = ["experiment=few_labels", "method=bilstm", "stage=task", "task.label_budget=50", "artifacts=nowhere"]
     plain = plan(compose("train", few), few)
-    assert [run.trainer.max_steps for run in plain] == [300, 6000]
-    more = [*few, "updates.teacher=100", "updates.task=400"]
-    assert [run.trainer.max_steps for run in plan(compose("train", more), more)] == [100, 400]
+    assert [run.trainer.max_steps for run in plain] == [300, 3000]
+    more = plan(compose("train", few), [*few, "updates.teacher=100", "looks.teacher=10"])
+    assert [run.trainer.max_steps for run in more] == [100, 3000]
+    assert [run.trainer.val_check_interval for run in more] == [10, 100]
 
 
 def test_an_explicit_path_wins_over_a_prerequisite():
