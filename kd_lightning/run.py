@@ -118,8 +118,7 @@ def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataM
             raise ValueError(
                 "teacher.stored=true: layers are compared token by token, and student and teacher read other tokens."
             )
-        data = instantiate(cfg.data, tokenizer=teacher.tokenizer, _convert_="all")
-        data.prepare_data()
+        data = data.read_with(teacher.tokenizer)
     stored.store(needs, data, cfg.cache)
 
 

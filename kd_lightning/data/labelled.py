@@ -1,5 +1,6 @@
 """Labelled text: what a reader has read, tokenised and in batches."""
 
+import copy
 from collections.abc import Callable
 from typing import Protocol
 
@@ -54,13 +55,20 @@ class LabelledText(L.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        if max_length > tokenizer.model_max_length:
-            raise ValueError(f"task.max_length={max_length}: this model reads {tokenizer.model_max_length} tokens at most.")
-        self.tokenizer, self.reader, self.max_length = tokenizer, reader, max_length
+        self.reader, self.max_length = reader, max_length
+        self.tokenizer = self._fitting(tokenizer)
         self.batch_size, self.unlabelled, self.augment = batch_size, unlabelled, augment
         self.label_budget, self.label_seed = label_budget, label_seed
         self.workers, self.seed = workers, seed
-        self.splits: dict[str, Dataset] = {}
+        self.rows: dict[str, Dataset] = {}  # as they are read
+        self.splits: dict[str, Dataset] = {}  # as a network reads them
+
+    def _fitting(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        if self.max_length > tokenizer.model_max_length:
+            raise ValueError(
+                f"task.max_length={self.max_length}: this model reads {tokenizer.model_max_length} tokens at most."
+            )
+        return tokenizer
 
     def prepare_data(self) -> None:
         """Read and tokenise; every row is checked before the first batch."""
@@ -73,7 +81,15 @@ class LabelledText(L.LightningDataModule):
                     rows["unlabelled"] = concatenate_datasets([others, *named])
             if self.augment is not None:
                 rows["train"] = self.augment(rows["train"])
-            self.splits = {split: self._tokenise(data, split) for split, data in rows.items()}
+            self.rows = rows
+            self._tokenise()
+
+    def read_with(self, tokenizer: PreTrainedTokenizerBase) -> "LabelledText":
+        """The same rows, of the same numbers, in another tokenizer's tokens. After prepare_data."""
+        other = copy.copy(self)
+        other.tokenizer = other._fitting(tokenizer)
+        other._tokenise()
+        return other
 
     def setup(self, stage: str) -> None:
         self.prepare_data()
@@ -132,14 +148,17 @@ class LabelledText(L.LightningDataModule):
         batches = plan(lengths, collate, batch_size=self.batch_size, seed=self.seed, **more)
         return loader(batches, self.workers, self.trainer)
 
-    def _tokenise(self, rows: Dataset, split: str) -> Dataset:
-        texts = [name for name in rows.column_names if name != "label"]
+    def _tokenise(self) -> None:
+        texts = [name for name in self.rows["train"].column_names if name != "label"]
 
         def encode(batch: dict[str, list]) -> dict[str, list]:
             encoded = self.tokenizer(*(batch[column] for column in texts), truncation=True, max_length=self.max_length)
             return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
-        return rows.map(encode, batched=True, remove_columns=texts, desc=f"Tokenising {split}")
+        self.splits = {
+            split: rows.map(encode, batched=True, remove_columns=texts, desc=f"Tokenising {split}")
+            for split, rows in self.rows.items()
+        }
 
 
 def draw_labelled(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:

@@ -77,7 +77,6 @@ class AdaBertForSequenceClassification(PreTrainedModel):
     """[B, S] token ids -> [B, C] logits: those of tanh of a learned average of the states 0..K, each averaged over its text."""
 
     config_class = AdaBertConfig
-    _no_split_modules = None
 
     def __init__(self, config: AdaBertConfig) -> None:
         super().__init__(config)

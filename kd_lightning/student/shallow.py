@@ -46,7 +46,6 @@ class ShallowModel(PreTrainedModel):
     [B, S, E], zero at padding, and lengths [B], 1 or more, to features [B, width]."""
 
     body_class: type[nn.Module]
-    _no_split_modules = None
 
     def __init__(self, config: ShallowConfig) -> None:
         super().__init__(config)
