@@ -50,8 +50,8 @@ INDIFFERENT = {
 def plan(cfg: DictConfig, overrides: list[str]) -> list[DictConfig]:
     """The runs of a chain, prerequisites first, cfg among them, for one seed after the other.
 
-    In each, `artifact` is the whole path, `setting` that path but for the seed, and teacher.path and student.path say where
-    it starts from.
+    In each, `artifact` is the whole path, `setting` that path but for the seed, `changes` what the digest in it stands for, and
+    teacher.path and student.path say where it starts from.
 
     overrides: the command line. Raises ValueError where a prerequisite is missing and prerequisites=error, or where an
     artifact of that name was made with other settings.
@@ -151,7 +151,9 @@ def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig], see
     )
     place = Path(cfg.artifacts) / cfg.scale.name / cfg.artifact
     with open_dict(cfg):
-        cfg.setting = f"{place}{_digest([o for o in own if not o.startswith('seed=')])}"
+        changes = [override for override in own if not override.startswith("seed=")]
+        cfg.changes = [change.replace("${", "\\${") for change in changes]  # not to be filled in
+        cfg.setting = f"{place}{_digest(changes)}"
         cfg.artifact = f"{place}{_digest(own)}"
     if seed is not None:
         cfg.seed, cfg.artifact = seed, f"{cfg.artifact}-seed{seed}"

@@ -1,10 +1,12 @@
 """One table over tasks and models: `python -m kd_lightning.compare artifacts --markdown table.md`.
 
-Each row is a model on a task, over the seeds it was trained with; then, for each model of several tasks, their mean.
-Below the table stands, for each two students of a task, whether they differ (`bootstrap.py`).
+Each row is a model on a task, over the seeds it was trained with, below the answer that is right most often; then, for each
+model of several tasks, their mean. Below the table stands what the digest in a name stands for, and for each two students
+of a task whether they differ (`bootstrap.py`).
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -16,7 +18,7 @@ from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.artifact import latency, load, megaflops, parameters
-from kd_lightning.report import filled, show, show_differences, write_csv
+from kd_lightning.report import console, filled, show, show_differences, write_csv
 from kd_lightning.results import Result, collect, mean_and_deviation
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -50,35 +52,42 @@ def compare(results: list[Result]) -> list[Row]:
     of 100."""
     published = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
     speeds = _speeds(results)
-    rows = []
-    for result in results:
-        cfg, scores = result.cfg, result.scores(result.cfg.metric)
-        model = AutoConfig.from_pretrained(result.folders[0])
-        size, flops, milliseconds = speeds[_architecture(result)]
-        papers = [
-            f"{entry['scores'][cfg.task.name][cfg.task.monitor]} ({entry['source']}, {entry['split']})"
-            for entry in published["models"]
-            if all(cfg[group].name == name for group, name in entry["of"].items())
-            and [entry["layers"], entry["hidden"]]
-            == [getattr(model, name, None) for name in ("num_hidden_layers", "hidden_size")]
-            and cfg.task.monitor in entry["scores"].get(cfg.task.name, ())
-        ]
-        rows.append(
-            {
-                "task": cfg.task.name,
-                "scale": cfg.scale.name,
-                "model": result.name,
-                "metric": cfg.task.monitor,
-                "value": mean_and_deviation(scores),
-                "seeds": str(len(scores)),
-                "retention": _retention(result, results),
-                "parameters": f"{size / 1e6:.2f}M",
-                "MFLOPs": f"{flops:,.1f}",
-                "ms": f"{milliseconds:.2f}",
-                "paper": ", ".join(papers),
-            }
-        )
+    rows: list[Row] = []
+    for _, members in itertools.groupby(results, lambda result: (result.cfg.task.name, result.cfg.scale.name)):
+        same = list(members)
+        new = [_row(result, results, speeds[_architecture(result)], published["models"]) for result in same]
+        majority = next((known for result in same if (known := result.majority) is not None), None)
+        if majority is not None:
+            known = {key: new[0][key] for key in ("task", "scale", "metric")}
+            rows.append(dict.fromkeys(new[0], "") | known | {"model": "majority class", "value": f"{majority:.4f}"})
+        rows += new
     return filled([*rows, *_averages(results, published["glue"], list(rows[0]))])
+
+
+def _row(result: Result, results: list[Result], speed: tuple[int, float, float], published: list[dict]) -> Row:
+    cfg, scores = result.cfg, result.scores(result.cfg.metric)
+    model = AutoConfig.from_pretrained(result.folders[0])
+    size, flops, milliseconds = speed
+    papers = [
+        f"{entry['scores'][cfg.task.name][cfg.task.monitor]} ({entry['source']}, {entry['split']})"
+        for entry in published
+        if all(cfg[group].name == name for group, name in entry["of"].items())
+        and [entry["layers"], entry["hidden"]] == [getattr(model, name, None) for name in ("num_hidden_layers", "hidden_size")]
+        and cfg.task.monitor in entry["scores"].get(cfg.task.name, ())
+    ]
+    return {
+        "task": cfg.task.name,
+        "scale": cfg.scale.name,
+        "model": result.name,
+        "metric": cfg.task.monitor,
+        "value": mean_and_deviation(scores),
+        "seeds": str(len(scores)),
+        "retention": _retention(result, results),
+        "parameters": f"{size / 1e6:.2f}M",
+        "MFLOPs": f"{flops:,.1f}",
+        "ms": f"{milliseconds:.2f}",
+        "paper": ", ".join(papers),
+    }
 
 
 def _retention(result: Result, results: list[Result]) -> str:
@@ -135,6 +144,16 @@ def _length(results: list[Result]) -> int:
     return min(64, *(result.cfg.task.max_length for result in results))
 
 
+def legend(results: list[Result]) -> list[str]:
+    """What the digests in the models' names stand for: the settings that all of these models have, and each one's further."""
+    changes = {result.name: [c.replace("\\${", "${") for c in result.cfg.get("changes", [])] for result in results}
+    told = {name: changed for name, changed in changes.items() if changed}
+    common = set.intersection(*map(set, told.values())) if told else set()
+    further = {name: [change for change in changed if change not in common] for name, changed in told.items()}
+    known = {", ".join(told): sorted(common), **{name: changed for name, changed in further.items() if len(told) > 1}}
+    return [f"{name}: {' '.join(changed)}" for name, changed in known.items() if changed]
+
+
 def markdown(rows: list[Row]) -> str:
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -154,8 +173,12 @@ def main() -> None:
     rows = compare(results)
     machine = f"ms: one sequence of {_length(results)} tokens, {torch.get_num_threads()} threads, float32"
     show(rows, f"{machine}; ±: standard deviation over the seeds")
+    known = legend(results)
+    for line in known:
+        console.print(line, highlight=False, soft_wrap=True)
     if chosen.markdown:
-        chosen.markdown.write_text(markdown(rows), encoding="utf-8")
+        below = "".join(f"- {line}\n" for line in known)
+        chosen.markdown.write_text(markdown(rows) + (f"\n{below}" if below else ""), encoding="utf-8")
     if chosen.csv:
         write_csv(chosen.csv, rows)
     show_differences([result for result in results if result.cfg.stage.name != "teacher"])

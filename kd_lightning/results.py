@@ -49,6 +49,14 @@ class Result:
         first = {name: torch.tensor(tables[0][name]) for name in ("row", "label")}
         return first | {"logits": torch.tensor([table["student"] for table in tables])}
 
+    @property
+    def majority(self) -> float | None:
+        """The deciding metric of one answer for all rows, their most frequent label. None where the task has no classes."""
+        if self.predictions is None or self.predictions["logits"].shape[-1] == 1:
+            return None
+        labels = self.predictions["label"]
+        return float(self._metric()(labels.mode().values.expand_as(labels), labels))
+
     @cached_property
     def resampled(self) -> Tensor:
         return resampled_scores(self._metric(), self.predictions["logits"], self.predictions["label"])

@@ -161,9 +161,29 @@ def test_the_command_prints_writes_and_compares(artifact, tmp_path, monkeypatch,
     main()
     assert "tinybert less finetune, accuracy on sst2: +1.0000 (95 % interval +1.0000 to +1.0000" in capfd.readouterr().out
     rows = list(csv.DictReader(files[1].read_text().splitlines()))
-    assert [(row["model"], row["value"]) for row in rows] == [("tinybert", "1.0000"), ("finetune", "0.0000")]
+    values = [("majority class", "0.5000"), ("tinybert", "1.0000"), ("finetune", "0.0000")]
+    assert [(row["model"], row["value"]) for row in rows] == values
     assert files[0].read_text() == markdown(rows)
     assert files[0].read_text().splitlines()[1] == "| --- " * len(rows[0]) + "|"
+
+
+def test_a_digest_is_said_to_be_what_was_changed(artifact, tmp_path, monkeypatch, capfd):
+    """Once for all of them, and of each what else was."""
+    artifact("tinybert", task="wnli", metrics=accuracy(0.5))
+    changes = {"tinybert": ["glue=g", r"method.attention=\${method.hidden}"], "finetune": ["glue=g"]}
+    for method, changed in changes.items():
+        folder = Path(artifact(method, task="rte", metrics=accuracy(0.5)))
+        cfg = OmegaConf.load(folder / "run.yaml")
+        cfg.setting, cfg.changes = f"artifacts/rte/{method}-0123abcd", changed
+        OmegaConf.save(cfg, folder / "run.yaml")
+    monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path), "--markdown", str(tmp_path / "table.md")])
+    main()
+    lines = ["tinybert-0123abcd, finetune-0123abcd: glue=g", "tinybert-0123abcd: method.attention=${method.hidden}"]
+    out = capfd.readouterr().out
+    assert "\n".join(lines) in out
+    assert "\nfinetune-0123abcd:" not in out
+    assert "tinybert:" not in out
+    assert (tmp_path / "table.md").read_text().splitlines()[-2:] == [f"- {line}" for line in lines]
 
 
 def test_models_of_other_rows_are_not_compared(artifact, monkeypatch, capfd):

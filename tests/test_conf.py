@@ -164,6 +164,12 @@ def test_an_override_of_the_trainer_speaks_of_the_named_stage_alone():
     assert all(run.trainer.max_epochs != 7 for run in runs[:-1])
 
 
+def test_what_a_digest_stands_for_is_kept():
+    runs = _runs("stage=task", "seed=7", "method.attention=${method.hidden}", "student.num_hidden_layers=2")
+    assert runs[0].changes == []
+    assert runs[-1].changes == [r"method.attention=\${method.hidden}", "student.num_hidden_layers=2"]
+
+
 def test_an_experiments_epochs_are_set_for_each_stage_by_name():
     runs = _runs("experiment=small_task", "stage=task", "epochs.teacher=4", "epochs.intermediate=3", "epochs.task=2")
     assert [run.trainer.max_epochs for run in runs] == [4, 1, 3, 2]
