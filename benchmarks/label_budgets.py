@@ -5,7 +5,8 @@
 For each number of labels it runs `train.py stage=task` with `task.label_budget`, the student's baseline beside it; what is in
 the folder `--out` already is not run again. The teacher is fine-tuned on the same labels, the student without a teacher sees
 the same, and the distilled one also the other training texts, without their labels. Then it prints the table, with means and
-standard deviations over the seeds, and writes `label_budgets.md` and `label_budgets.png` there.
+standard deviations over the seeds, of all numbers that are in the folder, and writes `label_budgets.md` and
+`label_budgets.png` there. Numbers that want other settings are given one after the other, the same folder each time.
 """
 
 import argparse
@@ -52,19 +53,21 @@ def picture(scores: dict[str, dict[str, list[float]]], result: Result, path: Pat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="+", metavar="budget or override", help="numbers of labels or all; settings of train.py")
+    parser.add_argument("words", nargs="*", metavar="budget or override", help="numbers of labels or all; settings of train.py")
     parser.add_argument("--out", type=Path, required=True, help="folder of the artifacts, the table and the picture")
     chosen = parser.parse_intermixed_args()
     budgets = [word for word in chosen.words if "=" not in word]
     overrides = [word for word in chosen.words if "=" in word]
     methods = [override.removeprefix("method=") for override in overrides if override.startswith("method=")]
-    if not budgets or not methods:
-        parser.error("give numbers of labels, or all, and method=bilstm, cnn or bow.")
+    if budgets and not methods:
+        parser.error("give method=bilstm, cnn or bow.")
     for budget in budgets:
         run(budget, methods[0], overrides, chosen.out)
     results = {
         (LINES[result.cfg.stage.name], str(result.cfg.task.label_budget or "all")): result for result in find([str(chosen.out)])
     }
+    whole = {budget for _, budget in results if all((line, budget) in results for line in LINES.values())}
+    budgets = sorted(whole, key=lambda budget: float("inf") if budget == "all" else int(budget))
     some = next(iter(results.values()))
     scores = {line: {budget: results[line, budget].scores(some.cfg.metric) for budget in budgets} for line in LINES.values()}
     rows = [
