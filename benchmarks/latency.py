@@ -135,19 +135,21 @@ def main() -> None:
         rows.append(
             {
                 "model": name,
-                "parameters": f"{parameters(model) / 1e6:.2f}M",
-                "without embeddings": f"{body / 1e6:.3f}M",
+                "parameters (body)": f"{parameters(model) / 1e6:.2f}M ({body / 1e6:.3f}M)",
                 "MB": f"{4e-6 * parameters(model):.2f}",
                 "MFLOPs": f"{megaflops(model, chosen.length):.2f}",
                 "eager ms": f"{one:.3f}",
-                "to BERT-base": f"{eager[0] / one:.1f}x",
+                "ratio": f"{eager[0] / one:.1f}x",
                 "ONNX ms": f"{two:.3f}",
-                "to BERT-base ": f"{onnx[0] / two:.1f}x",
+                "ratio ": f"{onnx[0] / two:.1f}x",
                 **({"eager": f"{eager[1] / one:.1f}x", "ONNX": f"{onnx[1] / two:.1f}x"} if reference else {}),
             }
         )
     machine = f"{chosen.batch} x {chosen.length} tokens, {chosen.threads} threads, float32"
-    show(rows, machine + (f"; last columns: to {list(models)[1]}" if reference else ""))
+    ratios = "body: without embeddings; ratios to BERT-base" + (
+        f", in the last columns to {list(models)[1]}" if reference else ""
+    )
+    show(rows, f"{machine}; {ratios}")
 
 
 if __name__ == "__main__":
