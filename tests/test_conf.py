@@ -175,6 +175,21 @@ def test_an_experiments_epochs_are_set_for_each_stage_by_name():
     assert [run.trainer.max_epochs for run in runs] == [4, 1, 3, 2]
 
 
+def test_a_small_task_suits_students_that_begin_from_nothing_too():
+    overrides = ["experiment=small_task", "stage=task", "artifacts=nowhere", "epochs.random=7"]
+    overrides += ["compare=[{method: bow, stage: baseline}, {method: adabert, stage: random}]"]
+    runs = {Path(run.artifact).name.rpartition("-")[0]: run for run in plan(compose("train", overrides), overrides)}
+    assert {name: runs[name].trainer.max_epochs for name in ("teacher", "tinybert", "adabert-search", "adabert-random")} == {
+        "teacher": 5,
+        "tinybert": 5,
+        "adabert-search": 40,
+        "adabert-random": 7,
+    }
+    small = runs["bow-baseline"].trainer
+    assert (small.max_epochs, small.max_steps, small.val_check_interval, small.check_val_every_n_epoch) == (-1, 6000, 200, None)
+    assert runs["adabert-search"].callback.anneal.schedule.epochs == 40
+
+
 def test_with_few_labels_the_teacher_too_goes_by_updates():
     few = ["experiment=few_labels", "method=bilstm", "stage=task", "task.label_budget=50", "artifacts=nowhere"]
     plain = plan(compose("train", few), few)
