@@ -188,6 +188,7 @@ def test_a_small_task_suits_students_that_begin_from_nothing_too():
     small = runs["bow-baseline"].trainer
     assert (small.max_epochs, small.max_steps, small.val_check_interval, small.check_val_every_n_epoch) == (-1, 6000, 200, None)
     assert runs["adabert-search"].callback.anneal.schedule.epochs == 40
+    assert runs["adabert-search"].networks.stored.epochs == runs["adabert-random"].networks.stored.epochs == 40
 
 
 def test_with_few_labels_the_teacher_too_goes_by_updates():
