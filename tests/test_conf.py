@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from kd_lightning.chain import identity, plan
@@ -189,6 +190,11 @@ def test_a_small_task_suits_students_that_begin_from_nothing_too():
     assert (small.max_epochs, small.max_steps, small.val_check_interval, small.check_val_every_n_epoch) == (-1, 6000, 200, None)
     assert runs["adabert-search"].callback.anneal.schedule.epochs == 40
     assert runs["adabert-search"].networks.stored.epochs == runs["adabert-random"].networks.stored.epochs == 40
+
+
+def test_a_search_can_cool_by_stairs():
+    cfg = compose("train", ["method=adabert", "stage=search", "anneal@callback.anneal.schedule=stairs"])
+    assert instantiate(cfg.callback.anneal).schedule(0, 9_099) == pytest.approx(0.447214, abs=1e-6)  # specs/adabert.md, check F
 
 
 def test_with_few_labels_the_teacher_too_goes_by_updates():
