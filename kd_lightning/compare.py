@@ -34,7 +34,7 @@ def find(paths: list[str]) -> list[Result]:
         if not below:
             raise ValueError(f"{path}: no artifact is there (a folder with metrics.json and run.yaml, which a stage leaves).")
         folders |= dict.fromkeys(folder.resolve() for folder in below)
-    results = [result for result in collect(folders) if result.cfg.metric.startswith("val/student/")]
+    results = [result for result in collect(folders) if result.cfg.metric == f"val/student/{result.cfg.task.monitor}"]
     if not results:
         raise ValueError(f"{', '.join(paths)}: no stage there measures a task; run stage=task first, or stage=teacher.")
     return sorted(results, key=_place)

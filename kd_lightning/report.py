@@ -41,7 +41,7 @@ def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
     length = min(64, cfg.data.max_length)
     models = [load(folder) for _, folder, _, _ in rows]
     times = latency(models, length)
-    reference = statistics.fmean(rows[0][2] or [0.0])
+    reference = 0.0 if name.endswith("loss") else statistics.fmean(rows[0][2] or [0.0])  # of a loss nothing is retained
     table = []
     for (model_name, folder, scores, tests), model, time in zip(rows, models, times, strict=True):
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6

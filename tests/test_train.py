@@ -125,6 +125,19 @@ def test_a_sweep_over_a_loss_weight_gives_each_job_a_folder_and_one_summary(plac
     assert "summary.csv" in done.stdout
 
 
+def test_a_sweep_over_the_weights_of_a_masked_lm_loss_compares_that_of_the_labels(place):
+    small = ["task=sst2", "method=distilbert", "trainer.accelerator=cpu"]
+    done = train(place, "-m", "stage=general", "method.soft=0,5", small=small)
+    assert done.returncode == 0, done.stderr
+    summary = table(place / "sweep" / "summary.csv")
+    assert [row["metric"] for row in summary] == ["val/student/mlm_loss"] * 2
+    left = [json.loads(path.read_text()) for path in (place / "artifacts" / "demo").glob("distilbert-general-*/metrics.json")]
+    assert sorted(row["value"] for row in summary) == sorted(f"{metrics['val/student/mlm_loss']:.4f}" for metrics in left)
+    written = table(next((place / "artifacts" / "demo").glob("distilbert-general-*/table.csv")))
+    assert written[0]["mlm_loss"] == f"{left[0]['val/teacher/mlm_loss']:.4f}"
+    assert "retention" not in written[0]
+
+
 def test_wandb_works_offline_without_an_account(place):
     done = train(place, "stage=general", "logger=wandb", "seed=9")
     assert done.returncode == 0, done.stderr
