@@ -69,6 +69,7 @@ BUGS = {  # name -> (file, text, replacement) ...
     "the others keep their labels": [
         ("data/labelled", "return kept, Dataset(table.set_column", "return kept, Dataset(table) or (table.set_column")
     ],
+    "one answer for all correlates": [("callback/metrics", "if classes > 1 else", "if classes else")],
     "padding is attended to in attention transfer": [("terms", ".masked_fill(hidden, -1e4)", "")],
     "padded queries count in attention transfer": [
         (

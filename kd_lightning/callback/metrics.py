@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.aggregation import BaseAggregator
+from torchmetrics.classification import MulticlassMatthewsCorrCoef
 
 from kd_lightning.terms import Rows
 from kd_lightning.views import Needs
@@ -21,6 +22,15 @@ class CrossEntropy(MeanMetric):
     def update(self, logits: Tensor, labels: Tensor) -> None:
         if len(labels):
             super().update(F.cross_entropy(logits.float(), labels), weight=len(labels))
+
+
+class Matthews(MulticlassMatthewsCorrCoef):
+    """Matthews correlation. 0 where all answers or all labels are of one class, as with scikit-learn, by which GLUE scores;
+    torchmetrics has small numbers or 1 there."""
+
+    def compute(self) -> Tensor:
+        classes = min(int((self.confmat.sum(side) > 0).sum()) for side in (0, 1))
+        return super().compute() if classes > 1 else torch.zeros((), device=self.confmat.device)
 
 
 class TeacherAndStudent(L.Callback):

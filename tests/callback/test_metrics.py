@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import PearsonCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
 
-from kd_lightning.callback.metrics import CrossEntropy, TeacherAndStudent
+from kd_lightning.callback.metrics import CrossEntropy, Matthews, TeacherAndStudent
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import FineTune, MaskedLM
 from kd_lightning.terms import labelled_examples, masked_positions
@@ -179,3 +179,18 @@ def test_further_splits_are_measured_under_their_own_names(engine, tmp_path):
         "test/retention": 1.0,
         "test/agreement": 1.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "expected"),
+    [
+        ([1, 1, 0, 0, 1], [1, 0, 0, 1, 1], (2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5),  # (tp tn - fp fn) / sqrt of the four sums
+        ([1, 1, 1, 1, 1], [1, 0, 0, 1, 1], 0.0),
+        ([0, 1, 1], [1, 1, 1], 0.0),
+        ([1, 1, 1], [1, 1, 1], 0.0),
+    ],
+)
+def test_matthews_correlation_is_nothing_where_one_class_stands_alone(answers, labels, expected):
+    measure = Matthews(num_classes=2)
+    measure.update(torch.tensor(answers), torch.tensor(labels))
+    assert float(measure.compute()) == pytest.approx(expected, abs=1e-6)
