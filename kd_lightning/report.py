@@ -31,7 +31,8 @@ def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
     Latency is measured here, all models taking turns in this process.
     """
     own = [run for run in runs if run.setting == cfg.setting]
-    others = [run for run in runs if run.setting != cfg.setting and run.metric == cfg.metric and run.stage.name != "teacher"]
+    others = [run for run in runs if run.setting != cfg.setting and run.metric == cfg.metric]
+    others = [run for run in others if run.stage.name != "teacher" and run.artifact != cfg.teacher.path]
     results = collect(run.artifact for run in [*own, *others])
     keys, name = (cfg.metric, cfg.metric.replace("val/", "test/")), cfg.metric.rpartition("/")[2]
     rows = [(_who(result), str(result.folders[0]), *map(result.scores, keys)) for result in results]

@@ -138,6 +138,14 @@ def test_a_sweep_over_the_weights_of_a_masked_lm_loss_compares_that_of_the_label
     assert "retention" not in written[0]
 
 
+def test_a_teacher_that_the_chain_has_trained_stands_once_in_the_table(place):
+    small = ["task=sst2", "method=mobilebert", "method.strategy=none", "trainer.accelerator=cpu"]
+    done = train(place, "stage=general", small=small)
+    assert done.returncode == 0, done.stderr
+    written = table(next((place / "artifacts" / "demo").glob("mobilebert-general-*/table.csv")))
+    assert [row["model"] for row in written] == ["teacher", "mobilebert general"]
+
+
 def test_wandb_works_offline_without_an_account(place):
     done = train(place, "stage=general", "logger=wandb", "seed=9")
     assert done.returncode == 0, done.stderr
