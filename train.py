@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.chain import finished, plan
 from kd_lightning.report import show_plan, show_table
-from kd_lightning.run import run
+from kd_lightning.run import rehearse, run
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -24,9 +24,10 @@ def main(cfg: DictConfig) -> float:
         runs = plan(cfg, overrides)
         if rank_zero_only.rank == 0:
             show_plan(runs)
-        for stage in runs:
-            if not finished(stage):
-                run(stage, f"python train.py {shlex.join(overrides)}".strip())
+        coming = [stage for stage in runs if not finished(stage)]
+        rehearse(coming)
+        for stage in coming:
+            run(stage, f"python train.py {shlex.join(overrides)}".strip())
         return show_table(cfg, runs) if rank_zero_only.rank == 0 else 0.0
     except (ValueError, InstantiationException, OmegaConfBaseException) as error:
         while isinstance(error, InstantiationException) and error.__cause__ is not None:

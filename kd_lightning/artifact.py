@@ -125,18 +125,23 @@ def predict(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     return pa.table({"row": range(len(columns["label"])), **columns})
 
 
+def export(distiller: L.LightningModule, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Write the student and its tokenizer as a Hugging Face folder. A head that no term trains is left out."""
+    student = distiller.student
+    model = (student.model if distiller.student_needs.logits else student.model.base_model).cpu().eval()
+    model.to(dtype).save_pretrained(folder)
+    student.tokenizer.save_pretrained(folder)
+    return model.float()
+
+
 def save(
     cfg: DictConfig, command: str, metrics: dict[str, float], predictions: pa.Table | None, distiller: L.LightningModule
 ) -> None:
-    """Write the artifact beside its place and move it there whole. A head that no term has trained is left out."""
+    """Write the artifact beside its place and move it there whole."""
     folder = Path(cfg.artifact)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    student, headed = distiller.student, distiller.student_needs.logits
-    model = (student.model if headed else student.model.base_model).cpu().eval()
-    model.to(getattr(torch, cfg.dtype)).save_pretrained(unfinished)
-    model.float()
-    student.tokenizer.save_pretrained(unfinished)
+    model = export(distiller, unfinished, getattr(torch, cfg.dtype))
     size = sum(file.stat().st_size for file in unfinished.glob("*.safetensors"))
     length = min(64, cfg.data.max_length)
     facts: dict[str, Any] = {

@@ -1,7 +1,9 @@
 """One stage: build, fit, measure, export."""
 
+import copy
 import logging
 import shutil
+import tempfile
 import warnings
 from datetime import timedelta
 from functools import partial
@@ -14,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.artifact import measure, predict, save
+from kd_lightning.artifact import export, measure, predict, save
 from kd_lightning.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -49,7 +51,30 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     optim = instantiate(cfg.optim, _convert_="all")
     engine = {key: optim[key] for key in ("optimizer", "weight_decay", "schedule", "warmup")}
     distiller = instantiate(cfg.distiller, student=student, teacher=teacher, **engine, _convert_="all")
+    if isinstance(teacher, StoredTeacher) and (distiller.teacher_needs.hidden or distiller.teacher_needs.attention):
+        if not cfg.distiller.get("valid_only", True):
+            raise ValueError(
+                "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
+                "method.valid_only=true, or leave teacher.stored=false."
+            )
+        if teacher.teacher.spec.vocabulary_id != student.spec.vocabulary_id:
+            raise ValueError(
+                "teacher.stored=true: layers are compared token by token, and student and teacher read other tokens."
+            )
     return distiller, instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
+
+
+def rehearse(runs: list[DictConfig]) -> None:
+    """Build the stages of a chain untrained, each from what the earlier ones built, so that what does not fit in the last is
+    said before the first trains. One seed speaks for all."""
+    first = {run.setting: run for run in reversed(runs)}
+    built: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for cfg in (copy.deepcopy(run) for run in runs if run is first[run.setting]):
+            for who in cfg.starts_from:
+                cfg[who].path = built.get(cfg[who].path, cfg[who].path)
+            built[cfg.artifact] = f"{scratch}/{len(built)}"
+            export(build(cfg)[0], Path(built[cfg.artifact]), torch.float32)
 
 
 def run(cfg: DictConfig, command: str) -> dict[str, float]:
@@ -107,17 +132,8 @@ def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataM
     stored, needs = distiller.teacher, distiller.teacher_needs | Needs(logits=True)
     if trainer.world_size > 1:
         raise ValueError("teacher.stored=true: store with one process; several would write the same files.")
-    layers, teacher = needs.hidden or needs.attention, stored.teacher.to(trainer.strategy.root_device)
-    if layers and not cfg.distiller.get("valid_only", True):
-        raise ValueError(
-            "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
-            "method.valid_only=true, or leave teacher.stored=false."
-        )
+    teacher = stored.teacher.to(trainer.strategy.root_device)
     if teacher.spec.vocabulary_id != distiller.student.spec.vocabulary_id:
-        if layers:
-            raise ValueError(
-                "teacher.stored=true: layers are compared token by token, and student and teacher read other tokens."
-            )
         data = data.read_with(teacher.tokenizer)
     stored.store(needs, data, cfg.cache)
 

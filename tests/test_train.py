@@ -190,6 +190,9 @@ def test_several_seeds_share_the_teacher_and_end_in_mean_deviation_and_median(pl
         (["stage=general", "corpus=[/nowhere/text.txt]"], "data.source: /nowhere/text.txt cannot be found"),
         (["stage=general", "student.num_hidden_layers=3"], "uniform layer map: 4 teacher layers do not divide over 3"),
         (["stage=general", "student.num_attention_heads=8"], "attention heads: the student has 8 and the teacher 4"),
+        (["stage=task", "corpus=[/nowhere/text.txt]"], "data.source: /nowhere/text.txt cannot be found"),
+        (["stage=task", "student.num_hidden_layers=3"], "uniform layer map: 4 teacher layers do not divide over 3"),
+        (["stage=task", "teacher.stored=true"], "Set method.valid_only=true"),
         (["stage=teacher", "glue=/nowhere"], "train.tsv cannot be found"),
         (["stage=general", "teacher.pretrained=/nowhere/model"], "/nowhere/model: no model is there"),
         (["stage=task", "prerequisites=error", "seed=3"], "earlier stages are missing"),
@@ -197,6 +200,7 @@ def test_several_seeds_share_the_teacher_and_end_in_mean_deviation_and_median(pl
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(place, tmp_path, overrides, sentence):
+    """Of a stage at the end of a chain too: those before it have not begun."""
     done = train(place, f"artifacts={tmp_path}/artifacts", *overrides)
     assert done.returncode != 0
     assert sentence in done.stderr + done.stdout

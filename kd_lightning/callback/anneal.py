@@ -7,7 +7,7 @@ import lightning as L
 
 
 def exponential(epoch: int, step: int, *, epochs: int, fall: float, floor: float) -> float:
-    """max(exp(-fall · epoch / epochs), floor): the PyTorch code of AdaBERT, exp(-0.02 · epoch) and 0.2, at 80 epochs and 1.6."""
+    """max(exp(-fall · epoch / epochs), floor). AdaBERT's PyTorch code: exp(-0.02 · epoch) and 0.2, at 80 epochs and 1.6."""
     return max(math.exp(-fall * epoch / epochs), floor)
 
 

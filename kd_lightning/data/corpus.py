@@ -100,6 +100,10 @@ class Corpus(L.LightningDataModule):
             raise ValueError(
                 f"data.max_length={max_length}: this tokenizer's model reads {tokenizer.model_max_length} at most."
             )
+        absent = [name for name in self.source if not Path(name).is_file()]
+        self.is_hub = len(self.source) == 1 and not Path(self.source[0]).suffix and not Path(self.source[0]).exists()
+        if absent and not self.is_hub:
+            raise ValueError(f"data.source: {', '.join(absent)} cannot be found. Give text files or a hub name.")
 
     def prepare_data(self) -> None:
         """Read and tokenise once; nothing is left behind if it fails."""
@@ -181,18 +185,14 @@ class Corpus(L.LightningDataModule):
         return self.cache / f"corpus-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
 
     def _read(self, scratch: str) -> Dataset:
-        suffix = Path(self.source[0]).suffix
-        is_hub = len(self.source) == 1 and not suffix and not Path(self.source[0]).exists()
-        if is_hub:
+        if self.is_hub:
             name, _, configuration = self.source[0].partition(":")
             data = load_dataset(name, configuration or None, split="train", cache_dir=scratch)
         else:
-            absent = [name for name in self.source if not Path(name).is_file()]
-            if absent:
-                raise ValueError(f"data.source: {', '.join(absent)} cannot be found. Give text files or a hub name.")
             if not any(os.path.getsize(name) for name in self.source):
                 raise ValueError(f"data.source: {', '.join(self.source)}: there is no text in there.")
-            data = load_dataset(READERS.get(suffix, "text"), data_files=self.source, split="train", cache_dir=scratch)
+            reader = READERS.get(Path(self.source[0]).suffix, "text")
+            data = load_dataset(reader, data_files=self.source, split="train", cache_dir=scratch)
         if "text" not in data.column_names:
             raise ValueError(f"data.source: a column 'text' is wanted, and the columns are {', '.join(data.column_names)}.")
         return data.select_columns("text")

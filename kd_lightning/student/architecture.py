@@ -151,5 +151,6 @@ def picture(architecture: Architecture) -> str:
         parts.append(f'<circle cx="{x}" cy="150" r="16" fill="white" stroke="black"/>')
         parts.append(f'<text x="{x}" y="154" text-anchor="middle">{"out" if node == 5 else node}</text>')
     head = '<svg xmlns="http://www.w3.org/2000/svg" width="870" height="300" font-family="sans-serif" font-size="12">'
-    title = f'<text x="10" y="290">Cells of this kind: {architecture.cells}. Nodes 0 and 1: the outputs of the two before.</text>'
+    told = f"Cells of this kind: {architecture.cells}. Nodes 0 and 1: the outputs of the two before."
+    title = f'<text x="10" y="290">{told}</text>'
     return "\n".join([head, '<rect width="870" height="300" fill="white"/>', title, *filter(None, parts), "</svg>\n"])

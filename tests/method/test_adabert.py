@@ -216,7 +216,8 @@ def searching(tokenizer, engine, data, **other) -> Search:
 def test_a_search_learns_and_logs_what_it_has_found(tokenizer, engine, fit, capsys):
     data, watch = Rows(), Watch()
     distiller = searching(tokenizer, engine, data)
-    callbacks = [Anneal(lambda epoch, step: exponential(epoch, step, epochs=8, fall=4, floor=0.4)), Architecture(length=128), watch]
+    anneal = Anneal(lambda epoch, step: exponential(epoch, step, epochs=8, fall=4, floor=0.4))
+    callbacks = [anneal, Architecture(length=128), watch]
     trainer, losses = fit(distiller, data, callbacks=callbacks, max_epochs=8)
     assert sum(losses[-12:]) < sum(losses[:12]) - 0.2 * 12
     assert_close(torch.tensor(watch.temperatures[::12][:3]), torch.tensor([1.0, 0.6065307, 0.4]))
