@@ -25,7 +25,8 @@ def main(cfg: DictConfig) -> float:
         if rank_zero_only.rank == 0:
             show_plan(runs)
         coming = [stage for stage in runs if not finished(stage)]
-        rehearse(coming)
+        if len(coming) > 1:
+            rehearse(coming)
         for stage in coming:
             run(stage, f"python train.py {shlex.join(overrides)}".strip())
         return show_table(cfg, runs) if rank_zero_only.rank == 0 else 0.0

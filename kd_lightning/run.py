@@ -68,8 +68,9 @@ def rehearse(runs: list[DictConfig]) -> None:
     """Build the stages of a chain untrained, each from what the earlier ones built, so that what does not fit in the last is
     said before the first trains. One seed speaks for all."""
     first = {run.setting: run for run in reversed(runs)}
-    built: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    cache, built = Path(runs[0].cache), {}
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as scratch:
         for cfg in (copy.deepcopy(run) for run in runs if run is first[run.setting]):
             for who in cfg.starts_from:
                 cfg[who].path = built.get(cfg[who].path, cfg[who].path)
