@@ -13,14 +13,11 @@ import argparse
 import contextlib
 import logging
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnxruntime
 import torch

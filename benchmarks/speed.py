@@ -27,14 +27,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import overhead
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import overhead
 from workloads import WORKLOADS, Side, Workload
 
 LIMITS = {"fp32": 1e-5, "bf16": 1e-2}
