@@ -275,12 +275,17 @@ def _saved(encoder, folder):
     return str(folder)
 
 
+def _text(folder):
+    (folder / "x.txt").write_text("w5 w6\n")
+    return folder / "x.txt"
+
+
 @pytest.mark.parametrize(("method", "stage"), PAIRS)
 def test_every_pair_builds_on_tiny_networks(method, stage, tmp_path, make_encoder):
     labelled = stage not in ("general", "pretraining", "progressive", "joint")
     task = ["task.labels=[no,yes]", "task.max_length=16"] if labelled else ["data.max_length=16"]
     overrides = [f"method={method}", f"stage={stage}", *task]
-    cfg = compose("train", [*overrides, "corpus=[x.txt]", f"cache={tmp_path}", f"task.root={tmp_path}"])
+    cfg = compose("train", [*overrides, f"corpus=[{_text(tmp_path)}]", f"cache={tmp_path}", f"task.root={tmp_path}"])
     if "num_hidden_layers" in cfg.student:
         cfg.student.num_hidden_layers = 2
     if "hidden_size" in cfg.student:
@@ -310,7 +315,7 @@ def test_every_pair_builds_on_tiny_networks(method, stage, tmp_path, make_encode
 def test_a_new_mobilebert_is_made_for_its_teacher(stage, terms, tmp_path, make_bottleneck_pair):
     teacher = _saved(make_bottleneck_pair(blocks=4)[1], tmp_path / "teacher")
     thin = ["student.embedding_size=16", "student.intra_bottleneck_size=8", "student.intermediate_size=16"]
-    overrides = ["method=mobilebert", *f"stage={stage}".split(), *thin, "data.max_length=16", "corpus=[x.txt]"]
+    overrides = ["method=mobilebert", *f"stage={stage}".split(), *thin, "data.max_length=16", f"corpus=[{_text(tmp_path)}]"]
     cfg = compose("train", [*overrides, f"teacher.path={teacher}", f"cache={tmp_path}"])
     distiller, _ = build(cfg)
     assert distiller.student.model.config.model_type == "mobilebert"
