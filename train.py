@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.chain import finished, plan
-from kd_lightning.report import show_plan, show_table
-from kd_lightning.run import rehearse, run
+from kd_lightning.run.chain import finished, plan
+from kd_lightning.run.report import show_plan, show_table
+from kd_lightning.run.stage import rehearse, run
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")

@@ -19,8 +19,8 @@ import matplotlib
 from matplotlib import pyplot
 
 from kd_lightning.compare import find, markdown
-from kd_lightning.report import show
-from kd_lightning.results import Result, mean_and_deviation
+from kd_lightning.run.report import show
+from kd_lightning.run.results import Result, mean_and_deviation
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES = {"teacher": "teacher", "baseline": "student alone", "task": "student distilled"}  # stage -> its name here

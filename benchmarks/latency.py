@@ -1,6 +1,6 @@
 """How large models are and how fast they answer, eager and in ONNX Runtime.
 
-    python benchmarks/latency.py                                     # BERT-base and the shallow students, random weights
+    python benchmarks/latency.py                                     # BERT-base and the low-resource students, random weights
     python benchmarks/latency.py --of mobilebert --length 128        # MobileBERT, and what NoNorm and ReLU buy
     python benchmarks/latency.py artifacts/.../teacher artifacts/.../bilstm --length 20 --batch 32 --threads 2
 
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, MobileBertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.artifact import load, megaflops, parameters
-from kd_lightning.report import show
+from kd_lightning.run.artifact import load, megaflops, parameters
+from kd_lightning.run.report import show
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tang_bilstm", "bilstm_small", "kim_cnn", "bow_mlp")
@@ -65,7 +65,7 @@ def preset(name: str) -> PreTrainedModel:
 
 
 FAMILIES = {
-    "shallow": lambda: {name: preset(name) for name in PRESETS},
+    "low_resource": lambda: {name: preset(name) for name in PRESETS},
     "mobilebert": lambda: {
         "MobileBERT": mobilebert(),
         "NoNorm, GELU": mobilebert(act="gelu"),
@@ -108,7 +108,7 @@ def milliseconds(calls: list[Callable[[], object]]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", metavar="folder", help="classifiers, e.g. artifacts; the first is compared with")
-    parser.add_argument("--of", choices=FAMILIES, default="shallow", help="students with random weights (default shallow)")
+    parser.add_argument("--of", choices=FAMILIES, default="low_resource", help="random weights (default low_resource)")
     parser.add_argument("--length", type=int, default=20, help="tokens (default 20)")
     parser.add_argument("--batch", type=int, default=1, help="sequences (default 1)")
     parser.add_argument("--threads", type=int, default=1, help="(default 1)")

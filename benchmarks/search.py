@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_lightning.student.adabert import AdaBertConfig, represent
-from kd_lightning.student.architecture import EDGES, OPERATIONS
-from kd_lightning.student.cell import Places, run_cells
-from kd_lightning.student.search import LARGEST, Draw, SearchNetwork
+from kd_lightning.student.adabert.architecture import EDGES, OPERATIONS
+from kd_lightning.student.adabert.cell import Places, run_cells
+from kd_lightning.student.adabert.model import AdaBertConfig, represent
+from kd_lightning.student.adabert.search import LARGEST, Draw, SearchNetwork
 from kd_lightning.views import Batch
 
 Loss = Callable[[SearchNetwork, Batch, Draw], Tensor]

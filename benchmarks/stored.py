@@ -31,8 +31,8 @@ from kd_lightning.data.batches import by_length
 from kd_lightning.distiller import decay_groups
 from kd_lightning.encoder import Encoder
 from kd_lightning.method.tinybert import PredictionDistillation, TransformerDistillation
-from kd_lightning.run import native_precision
-from kd_lightning.stored import StoredTeacher
+from kd_lightning.run.stage import native_precision
+from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
 ROWS, ROUNDS = 1000, 2

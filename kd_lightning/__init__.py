@@ -1,6 +1,6 @@
 """Importing the package makes its own kinds of model known to transformers' Auto classes."""
 
-from kd_lightning import ib_bert
-from kd_lightning.student import adabert, bilstm, bow, cnn
+from kd_lightning.student import bilstm, bow, cnn, ib_bert
+from kd_lightning.student.adabert import model
 
-__all__ = ["adabert", "bilstm", "bow", "cnn", "ib_bert"]
+__all__ = ["bilstm", "bow", "cnn", "ib_bert", "model"]

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.artifact import latency, load, megaflops, parameters
-from kd_lightning.report import console, filled, show, show_differences, write_csv
-from kd_lightning.results import Result, collect, mean_and_deviation
+from kd_lightning.run.artifact import latency, load, megaflops, parameters
+from kd_lightning.run.report import console, filled, show, show_differences, write_csv
+from kd_lightning.run.results import Result, collect, mean_and_deviation
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 Row = dict[str, str]

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.artifact import in_row_order, load, made_by
-from kd_lightning.formats import FORMATS, Row, Rows, lines, readable
+from kd_lightning.data.formats import FORMATS, Row, Rows, lines, readable
+from kd_lightning.run.artifact import in_row_order, load, made_by
 
 CHUNK, BATCH = 4096, 32
 

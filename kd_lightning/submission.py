@@ -15,8 +15,8 @@ import torch
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from kd_lightning.artifact import made_by
 from kd_lightning.predict import CHUNK, Classifier
+from kd_lightning.run.artifact import made_by
 
 FILES = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "MNLI-mm", "QNLI", "RTE", "WNLI", "AX")
 

@@ -15,9 +15,9 @@ from datasets import Dataset
 from hydra.utils import instantiate
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.artifact import made_by
 from kd_lightning.predict import Classifier
-from kd_lightning.report import show
+from kd_lightning.run.artifact import made_by
+from kd_lightning.run.report import show
 
 SHUFFLES = 5
 

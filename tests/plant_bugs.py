@@ -46,26 +46,32 @@ BUGS = {  # name -> (file, text, replacement) ...
     "weights ignored": [("objective", "self.terms[name].weight * part", "part")],
     "metrics not reset": [("callback/metrics", "self.measured[who].reset()", "")],
     "agreement not reset": [("callback/metrics", "self.agreement.reset()", "")],
-    "a word's second copy is hidden too": [("data/candidates", "[*hidden, *seen, last]", "[*hidden, *hidden[1:-1], last]")],
-    "the candidates of the next position": [("data/candidates", "+ torch.tensor(masks)", "+ torch.tensor(masks) + 1")],
-    "pieces that continue a word are candidates": [("data/candidates", "if not name.startswith(PREFIX)", "if name")],
-    "the first text of a pair stays at its last variant": [("data/augment", "[original | {column", "[made[-1] | {column")],
-    "stop words change": [("data/candidates", " and word.lower() not in STOP_WORDS", "")],
-    "words are kept with the probability": [("data/augment", "< probability", "> probability")],
-    "draws without the seed": [("data/augment", "default_rng([self.seed, row, number])", "default_rng([row, number])")],
+    "a word's second copy is hidden too": [
+        ("data/augment/candidates", "[*hidden, *seen, last]", "[*hidden, *hidden[1:-1], last]")
+    ],
+    "the candidates of the next position": [("data/augment/candidates", "+ torch.tensor(masks)", "+ torch.tensor(masks) + 1")],
+    "pieces that continue a word are candidates": [("data/augment/candidates", "if not name.startswith(PREFIX)", "if name")],
+    "the first text of a pair stays at its last variant": [
+        ("data/augment/masked_lm", "[original | {column", "[made[-1] | {column")
+    ],
+    "stop words change": [("data/augment/candidates", " and word.lower() not in STOP_WORDS", "")],
+    "words are kept with the probability": [("data/augment/masked_lm", "< probability", "> probability")],
+    "draws without the seed": [
+        ("data/augment/masked_lm", "default_rng([self.seed, row, number])", "default_rng([row, number])")
+    ],
     "the backward LSTM begins in the padding": [("student/bilstm", "lengths[:, None] - 1 - place, place)", "place, place)")],
     "a CNN's maximum over padding too": [("student/cnn", "maps.masked_fill(outside[:, None], 0)", "maps")],
     "a bag of words divided by its batch's length": [("student/bow", "x.sum(1) / lengths[:, None]", "x.mean(1)")],
-    "the first text is read with the second": [("student/shallow", "real - second", "real")],
-    "the frozen vectors learn": [("student/shallow", "frozen.requires_grad_(False)", "frozen.requires_grad_(True)")],
-    "words are hidden outside training too": [("student/shallow", "if self.training and self.config", "if self.config")],
-    "padding is hidden as a word": [("student/shallow", " & real.bool()", "")],
+    "the first text is read with the second": [("student/low_resource", "real - second", "real")],
+    "the frozen vectors learn": [("student/low_resource", "frozen.requires_grad_(False)", "frozen.requires_grad_(True)")],
+    "words are hidden outside training too": [("student/low_resource", "if self.training and self.config", "if self.config")],
+    "padding is hidden as a word": [("student/low_resource", " & real.bool()", "")],
     "another tokenizer's rows are the first one's": [("data/labelled", "other._fitting(tokenizer)", "self.tokenizer")],
-    "the majority is of the classes": [("results", "labels.mode().values.expand_as", "labels.median().sub(1).expand_as")],
-    "operations counted without attention": [("artifact", "sdpa_kernel(SDPBackend.MATH)", "sdpa_kernel(list(SDPBackend))")],
+    "the majority is of the classes": [("run/results", "labels.mode().values.expand_as", "labels.median().sub(1).expand_as")],
+    "operations counted without attention": [("run/artifact", "sdpa_kernel(SDPBackend.MATH)", "sdpa_kernel(list(SDPBackend))")],
     "the vocabulary knows the validation texts": [("student/vocabulary", 'if name in ("train", "unlabelled"):', "if name:")],
-    "stored answers of the next row": [("stored", 'self.arrays["logits"][index]', 'self.arrays["logits"][index - 1]')],
-    "the last n-gram of a text is never drawn": [("data/tang", "len(words) - size + 1)", "max(1, len(words) - size))")],
+    "stored answers of the next row": [("teacher/stored", 'self.arrays["logits"][index]', 'self.arrays["logits"][index - 1]')],
+    "the last n-gram of a text is never drawn": [("data/augment/tang", "len(words) - size + 1)", "max(1, len(words) - size))")],
     "the others keep their labels": [
         ("data/labelled", "return kept, Dataset(table.set_column", "return kept, Dataset(table) or (table.set_column")
     ],
@@ -97,24 +103,24 @@ BUGS = {  # name -> (file, text, replacement) ...
         ("encoder", "head.dense.weight.mT], dim=1)", "torch.zeros_like(head.dense.weight.mT)], dim=1)")
     ],
     "IB-BERT's keys read the narrow width": [
-        ("ib_bert", "attention.key = nn.Linear(config.hidden_size, attention.all_head_size)", "")
+        ("student/ib_bert", "attention.key = nn.Linear(config.hidden_size, attention.all_head_size)", "")
     ],
     "valid_only divided by (sum of n)²": [("terms", "mask.sum(1).square().sum()", "mask.sum().square()")],
     "operations not drawn have no share": [
         (
-            "student/search",
+            "student/adabert/search",
             "return torch.stack([*found, torch.zeros_like(found[0])])",
             "return torch.stack([*found, found[0]]) * 0",
         )
     ],
-    "zero derived": [("student/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
+    "zero derived": [("student/adabert/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
     "layer table by floor": [("method/adabert", "-(-layers * i // depth)", "layers * i // depth")],
     "a probe weighed by its loss": [("method/adabert", "[-F.cross_entropy(logits[rows]", "[F.cross_entropy(logits[rows]")],
     "odd rows move the weights": [("method/adabert", "for chosen in (~odd, odd)", "for chosen in (odd, ~odd)")],
-    "padding in an average pool": [("student/cell", "third * (3 / places.neighbours).to(x.dtype)", "third")],
-    "a derived network without statistics": [("student/search", "norm.momentum = None", "norm.momentum = 0.0")],
+    "padding in an average pool": [("student/adabert/cell", "third * (3 / places.neighbours).to(x.dtype)", "third")],
+    "a derived network without statistics": [("student/adabert/search", "norm.momentum = None", "norm.momentum = 0.0")],
     "probes learn from all rows": [
-        ("probes", "order = np.random.default_rng(epoch).permutation(rows)", "order = np.arange(len(labels))")
+        ("teacher/probes", "order = np.random.default_rng(epoch).permutation(rows)", "order = np.arange(len(labels))")
     ],
 }
 

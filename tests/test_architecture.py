@@ -20,7 +20,6 @@ CORE = {  # module -> what of ours it may import
     "distiller": {"views", "terms", "objective"},
     "encoder": {"views"},
 }
-LEAVES = ("method", "student", "data", "callback")
 
 
 def imported(path: Path) -> set[str]:
@@ -64,15 +63,13 @@ def test_losses_import_torch_only():
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("data/")])
-def test_data_imports_nothing_of_ours_but_views_formats_and_data(name):
-    assert all(module in ("views", "formats") or module.startswith("data/") for module in ours(name))
+def test_data_imports_nothing_of_ours_but_views_and_data(name):
+    assert all(module in ("views", "keep") or module.startswith("data/") for module in ours(name))
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("student/")])
 def test_students_know_views_and_never_that_they_are_taught(name):
-    assert all(
-        module in ("views", "layer_maps", "encoder", "ib_bert") or module.startswith("student/") for module in ours(name)
-    )
+    assert all(module in ("views", "layer_maps", "encoder", "keep") or module.startswith("student/") for module in ours(name))
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("method/")])
@@ -85,9 +82,20 @@ def test_callbacks_import_the_core_and_callbacks_at_most(name):
     assert all(module in CORE or module.startswith("callback/") for module in ours(name))
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "/" not in name and name != "__init__"])
-def test_only_yaml_imports_leaves_and_the_package_its_models(name):
-    assert not {module for module in ours(name) if module.startswith(LEAVES)}
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("teacher/")])
+def test_teachers_know_the_core_and_the_cache(name):
+    assert all(module in CORE or module == "keep" or module.startswith("teacher/") for module in ours(name))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("run/", "demo_teacher/")) and "/" in name])
+def test_nothing_but_commands_and_run_imports_run(name):
+    assert not {module for module in ours(name) if module.startswith("run/")}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if re.fullmatch(r"(run/)?(?!__init__)\w+", name)])
+def test_only_yaml_imports_methods_students_and_callbacks(name):
+    """Commands and run/ may read data and teachers."""
+    assert not {module for module in ours(name) if module.startswith(("method/", "student/", "callback/"))}
 
 
 def test_no_file_has_a_name_without_a_reason():

@@ -8,8 +8,8 @@ from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from kd_lightning.chain import identity, plan
-from kd_lightning.run import build
+from kd_lightning.run.chain import identity, plan
+from kd_lightning.run.stage import build
 from kd_lightning.submission import FILES
 
 CONF = Path(__file__).parent.parent / "conf"

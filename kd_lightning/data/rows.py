@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from kd_lightning.formats import Rows, readable
+from kd_lightning.data.formats import Rows, readable
 
 UNLABELLED = -100
 SHOWN = 5  # bad rows that a message quotes

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_dataset
 
+from kd_lightning.data.formats import FORMATS, Rows, dataset_rows, readable
 from kd_lightning.data.rows import collect, say
-from kd_lightning.formats import FORMATS, Rows, dataset_rows, readable
 
 WANTED = "name your rows, e.g. task.files.train=mine.csv task.text=[review] task.label=stars."
 FEW = 5  # rows of a class; with fewer it may be a slip of who labelled them

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from kd_lightning.distiller import Distiller, decay_groups
 from kd_lightning.losses import soft_cross_entropy
-from kd_lightning.student.search import Draw, costs, efficiency
+from kd_lightning.student.adabert.search import Draw, costs, efficiency
 from kd_lightning.terms import HardTargets, SoftTargets, Term, examples, labelled_examples
 from kd_lightning.views import Batch, Needs, Spec, View
 

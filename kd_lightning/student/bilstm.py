@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from kd_lightning.student.shallow import ShallowConfig, ShallowModel
+from kd_lightning.student.low_resource import LowResourceConfig, LowResourceModel
 
 
-class BiLSTMConfig(ShallowConfig):
+class BiLSTMConfig(LowResourceConfig):
     """hidden_size: of one direction."""
 
     model_type = "kd_bilstm"
@@ -43,7 +43,7 @@ class BiLSTM(nn.Module):
         return ends.flatten(1)
 
 
-class BiLSTMForSequenceClassification(ShallowModel):
+class BiLSTMForSequenceClassification(LowResourceModel):
     config_class = BiLSTMConfig
     body_class = BiLSTM
 

@@ -3,10 +3,10 @@
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from kd_lightning.student.shallow import ShallowConfig, ShallowModel
+from kd_lightning.student.low_resource import LowResourceConfig, LowResourceModel
 
 
-class BowConfig(ShallowConfig):
+class BowConfig(LowResourceConfig):
     model_type = "kd_bow"
 
 
@@ -21,7 +21,7 @@ class Mean(nn.Module):
         return x.sum(1) / lengths[:, None]
 
 
-class BowForSequenceClassification(ShallowModel):
+class BowForSequenceClassification(LowResourceModel):
     config_class = BowConfig
     body_class = Mean
 

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from kd_lightning.student.shallow import ShallowConfig, ShallowModel
+from kd_lightning.student.low_resource import LowResourceConfig, LowResourceModel
 
 
-class CNNConfig(ShallowConfig):
+class CNNConfig(LowResourceConfig):
     """kernel_sizes: words that a filter sees; filters: of each size."""
 
     model_type = "kd_cnn"
@@ -38,7 +38,7 @@ class CNN(nn.Module):
         return torch.cat(found, dim=-1)
 
 
-class CNNForSequenceClassification(ShallowModel):
+class CNNForSequenceClassification(LowResourceModel):
     config_class = CNNConfig
     body_class = CNN
 

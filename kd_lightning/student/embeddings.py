@@ -1,4 +1,4 @@
-"""The word vectors a shallow student starts from: functions of its tokenizer and the teacher that give [V, E]."""
+"""The word vectors a low-resource student starts from: functions of its tokenizer and the teacher that give [V, E]."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.encoder import Encoder, vocabulary_id
-from kd_lightning.student.shallow import UNIFORM
+from kd_lightning.student.low_resource import UNIFORM
 
 
 class Vectors(Protocol):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, MobileBertConfig
 
 from kd_lightning.encoder import Encoder, masked_lm, tokenizer_of
-from kd_lightning.ib_bert import IBBertConfig
+from kd_lightning.student.ib_bert import IBBertConfig
 
 
 def ib_bert(*, vocabulary: str | Path, max_length: int, **shape: bool | int | str) -> Encoder:

@@ -1,4 +1,4 @@
-"""Which tokens a shallow student reads: functions of the teacher that give a tokenizer."""
+"""Which tokens a low-resource student reads: functions of the teacher that give a tokenizer."""
 
 from collections import Counter
 from typing import Protocol

@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
 from kd_lightning.method.low_resource import LogitDistillation
-from kd_lightning.stored import StoredTeacher
 from kd_lightning.student.bow import BowConfig
-from kd_lightning.student.shallow import Shallow
+from kd_lightning.student.low_resource import LowResource
+from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs, Readout, Spec, View
 
 STUDENT = torch.tensor([[1.0, -1.0], [0.0, 2.0]])
@@ -118,7 +118,7 @@ def test_a_stored_teacher_of_other_tokens_is_found_by_row_and_teaches_a_bag_of_w
         torch.manual_seed(0)
         config = BowConfig(vocab_size=300, embedding_size=16, dropout=0.0, id2label={0: "no", 1: "yes"})
         tokens = type("Tokens", (), {"get_vocab": staticmethod(dict)})
-        student = Shallow(AutoModelForSequenceClassification.from_config(config), tokens)
+        student = LowResource(AutoModelForSequenceClassification.from_config(config), tokens)
         fit(LogitDistillation(**(OFF | weights), **engine(student, teacher, lr=1e-2)), data)
         test = slice(2000, 2500)
         logits = student.model(input_ids=ours[test], attention_mask=mask[test]).logits

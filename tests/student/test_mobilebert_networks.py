@@ -20,9 +20,9 @@ from transformers import (
     MobileBertModel,
 )
 
-from kd_lightning import artifact
 from kd_lightning.encoder import classifier, masked_lm
-from kd_lightning.ib_bert import IBBertConfig, IBBertForMaskedLM, IBBertForSequenceClassification, IBBertModel
+from kd_lightning.run import artifact
+from kd_lightning.student.ib_bert import IBBertConfig, IBBertForMaskedLM, IBBertForSequenceClassification, IBBertModel
 from kd_lightning.student.mobilebert import mobilebert
 from kd_lightning.views import Needs
 

@@ -13,8 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from kd_lightning.student.adabert import AdaBertConfig, AdaBertForSequenceClassification, student
-from kd_lightning.student.architecture import (
+from kd_lightning.student.adabert.architecture import (
     EDGES,
     KERNELS,
     OPERATIONS,
@@ -27,7 +26,8 @@ from kd_lightning.student.architecture import (
     size,
     work,
 )
-from kd_lightning.student.cell import Cell, Places, operation
+from kd_lightning.student.adabert.cell import Cell, Places, operation
+from kd_lightning.student.adabert.model import AdaBertConfig, AdaBertForSequenceClassification, student
 from kd_lightning.views import Needs
 
 # The cell that PaddleSlim has for MRPC: 30 taps.

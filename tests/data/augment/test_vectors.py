@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kd_lightning.data import vectors
-from kd_lightning.data.vectors import glove, input_embeddings
+from kd_lightning.data.augment import vectors
+from kd_lightning.data.augment.vectors import glove, input_embeddings
 
 FILE = """film 1 0
 movie 0.9 0.1

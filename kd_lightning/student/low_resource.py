@@ -24,7 +24,7 @@ from kd_lightning.views import Batch, Needs, Readout, Spec, View
 UNIFORM = 0.25  # word vectors start uniform in -UNIFORM..UNIFORM (Kim 2014, section 3.1)
 
 
-class ShallowConfig(PreTrainedConfig):
+class LowResourceConfig(PreTrainedConfig):
     """channels: 1, trainable word vectors; 2, beside a frozen copy of what they started from (Kim's multichannel).
     head_size: width of a hidden layer in the head, 0 for none. siamese: two texts are read one by one by the same body,
     and the head sees [u, v, |u - v|, u · v] (Tang et al. 2019, section 3.1). word_dropout: share of the tokens that are read
@@ -41,13 +41,13 @@ class ShallowConfig(PreTrainedConfig):
     unk_token_id: int = 1
 
 
-class ShallowModel(PreTrainedModel):
+class LowResourceModel(PreTrainedModel):
     """[B, S] token ids -> [B, C] logits. A body is made as body_class(config), has a `width`, and maps word vectors
     [B, S, E], zero at padding, and lengths [B], 1 or more, to features [B, width]."""
 
     body_class: type[nn.Module]
 
-    def __init__(self, config: ShallowConfig) -> None:
+    def __init__(self, config: LowResourceConfig) -> None:
         super().__init__(config)
         tables = [nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id) for _ in range(config.channels)]
         self.embeddings = nn.ModuleList(tables)
@@ -121,10 +121,10 @@ def classifier_spec(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
     )
 
 
-class Shallow(nn.Module):
+class LowResource(nn.Module):
     """One of these models as a network, with its tokenizer. It shows logits and nothing else."""
 
-    def __init__(self, model: ShallowModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: LowResourceModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.spec = classifier_spec(model.config, tokenizer, layers=0, hidden=model.body.width)
@@ -143,12 +143,12 @@ class Shallow(nn.Module):
 def student(
     teacher: Encoder,
     *,
-    architecture: Callable[..., ShallowConfig],
+    architecture: Callable[..., LowResourceConfig],
     vocabulary: Callable[[Encoder], PreTrainedTokenizerBase],
     embeddings: Callable[[PreTrainedTokenizerBase, Encoder], Tensor],
     labels: Sequence[str],
     text: Sequence[str],
-) -> Shallow:
+) -> LowResource:
     """A student of random start but for its word vectors. vocabulary: teacher -> tokenizer. embeddings: tokenizer, teacher ->
     vectors [V, E]. labels: the class names, one for a regression; text: the task's columns of text, two make it siamese."""
     tokenizer = vocabulary(teacher)
@@ -163,4 +163,4 @@ def student(
     )
     model = AutoModelForSequenceClassification.from_config(config)
     model.set_vectors(vectors)
-    return Shallow(model, tokenizer)
+    return LowResource(model, tokenizer)

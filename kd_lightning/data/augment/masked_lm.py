@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 from tqdm import tqdm
 
-from kd_lightning.data.candidates import SCHEMA, Candidates
+from kd_lightning.data.augment.candidates import SCHEMA, Candidates
 
 FORMAT = 1  # raise when what is written changes: files of another format are left alone
 BLOCK = 256  # sentences or rows that are worked on at once

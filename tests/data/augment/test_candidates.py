@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, RobertaTokenizer
 
-from kd_lightning.data import candidates
-from kd_lightning.data.candidates import Candidates
+from kd_lightning.data.augment import candidates
+from kd_lightning.data.augment.candidates import Candidates
 from kd_lightning.encoder import Encoder, masked_lm
 
 

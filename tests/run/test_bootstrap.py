@@ -8,7 +8,7 @@ import torch
 from torchmetrics import PearsonCorrCoef
 from torchmetrics.classification import MulticlassAccuracy
 
-from kd_lightning.bootstrap import RESAMPLES, difference, resampled_scores
+from kd_lightning.run.bootstrap import RESAMPLES, difference, resampled_scores
 
 
 def said(*classes: list[int]) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
-from kd_lightning.data.augment import Augment, Share, draws
+from kd_lightning.data.augment.masked_lm import Augment, Share, draws
 
 TEXTS = ["The film was good.", "3 , not", "good dog , good cat", ""]
 SCRIPT = {"film": ["movie"], "good": ["fine"], "dog": ["cat"], "cat": ["dog"]}
@@ -176,7 +176,7 @@ def test_other_labels_are_other_rows(augment):
 
 
 def test_an_interruption_leaves_nothing(augment, tmp_path, monkeypatch):
-    monkeypatch.setattr("kd_lightning.data.augment.BLOCK", 1)
+    monkeypatch.setattr("kd_lightning.data.augment.masked_lm.BLOCK", 1)
     interrupted = augment()
     forward = interrupted.network.forward
 

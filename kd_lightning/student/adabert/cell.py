@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_lightning.student.architecture import EDGES, INNER, KERNELS
+from kd_lightning.student.adabert.architecture import EDGES, INNER, KERNELS
 
 Step = Callable[[str, Tensor], Tensor]
 

@@ -16,7 +16,7 @@ from kd_lightning.student.bilstm import BiLSTMConfig
 from kd_lightning.student.bow import BowConfig
 from kd_lightning.student.cnn import CNNConfig
 from kd_lightning.student.embeddings import from_vectors, principal_components, random
-from kd_lightning.student.shallow import Shallow, student
+from kd_lightning.student.low_resource import LowResource, student
 from kd_lightning.student.vocabulary import pieces, words
 from kd_lightning.views import Needs
 
@@ -276,7 +276,7 @@ def test_vectors_of_a_file_are_found_by_word_and_the_others_are_random():
     assert 0 < table[tokenizer.convert_tokens_to_ids("good")].abs().max() <= 0.25
 
 
-def built(teacher, text=("sentence",), **other) -> Shallow:
+def built(teacher, text=("sentence",), **other) -> LowResource:
     def bilstm(**shape):
         return BiLSTMConfig(hidden_size=4, **shape)
 

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
-from kd_lightning.results import collect, differences
+from kd_lightning.run.results import collect, differences
 
 
 def test_models_of_a_table_with_learned_labels_are_compared(tmp_path):

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from kd_lightning.stored import StoredTeacher
+from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
 LABELS = ("yes", "no", "maybe")

@@ -10,8 +10,8 @@ from tokenizers.models import WordPiece
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from kd_lightning.data.stop_words import STOP_WORDS
-from kd_lightning.data.vectors import Vectors, glove, input_embeddings
+from kd_lightning.data.augment.stop_words import STOP_WORDS
+from kd_lightning.data.augment.vectors import Vectors, glove, input_embeddings
 from kd_lightning.views import Needs
 
 REPLACEABLE = re.compile("[a-z]+")

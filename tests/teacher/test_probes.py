@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from kd_lightning.probes import ProbedTeacher, learn
+from kd_lightning.teacher.probes import ProbedTeacher, learn
 from kd_lightning.views import Needs
 
 SETTINGS = {"epochs": 4, "lr": 5e-2, "batch_size": 16, "warmup": 0.1}

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from kd_lightning.artifact import latency, load, megaflops, parameters
-from kd_lightning.chain import finished
-from kd_lightning.results import Result, collect, differences, mean_and_deviation
+from kd_lightning.run.artifact import latency, load, megaflops, parameters
+from kd_lightning.run.chain import finished
+from kd_lightning.run.results import Result, collect, differences, mean_and_deviation
 
 console = Console(markup=False, width=None if Console().is_terminal else 110)
 

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_lightning.encoder import INPUTS, Encoder
-from kd_lightning.student.adabert import (
+from kd_lightning.student.adabert.architecture import EDGES, OPERATIONS, Architecture, derive, size, work
+from kd_lightning.student.adabert.cell import Cell, Places, Step, operation, run_cells
+from kd_lightning.student.adabert.model import (
     AdaBertConfig,
     AdaBertForSequenceClassification,
     Embeddings,
@@ -28,9 +30,7 @@ from kd_lightning.student.adabert import (
     represent,
     set_words,
 )
-from kd_lightning.student.architecture import EDGES, OPERATIONS, Architecture, derive, size, work
-from kd_lightning.student.cell import Cell, Places, Step, operation, run_cells
-from kd_lightning.student.shallow import classifier_spec
+from kd_lightning.student.low_resource import classifier_spec
 from kd_lightning.views import Batch, Needs, Readout, View
 
 LARGEST = Architecture(1, {(0, 2): "conv_3"})  # stands in a configuration whose architecture is not known yet

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from kd_lightning.artifact import megaflops, predict
 from kd_lightning.data.batches import loader, validation_batches
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import MaskedLM
+from kd_lightning.run.artifact import megaflops, predict
 from kd_lightning.student.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_lightning.student.cnn import CNNConfig, CNNForSequenceClassification
 

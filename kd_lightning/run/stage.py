@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.artifact import export, measure, predict, save
-from kd_lightning.stored import StoredTeacher
+from kd_lightning.run.artifact import export, measure, predict, save
+from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and

@@ -4,7 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset
 from pyarrow import parquet
 
-from kd_lightning.formats import parquet_rows
+from kd_lightning.data.formats import parquet_rows
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def grouped(tmp_path):
 
 
 def test_rows_of_a_parquet_file_are_counted_over_its_blocks_and_classes_have_their_names(grouped, monkeypatch):
-    monkeypatch.setattr("kd_lightning.formats.BLOCK", 3)
+    monkeypatch.setattr("kd_lightning.data.formats.BLOCK", 3)
     rows = list(parquet_rows(grouped))
     assert [place for place, _ in rows] == [f"row {number}" for number in range(1, 8)]
     assert [row["text"] for _, row in rows] == [f"w{i}" for i in range(7)]
@@ -29,7 +29,7 @@ def test_rows_of_a_parquet_file_are_counted_over_its_blocks_and_classes_have_the
 
 def test_a_parquet_file_is_read_no_further_than_it_is_asked(grouped, monkeypatch):
     """Its second group of rows is destroyed, which shows only there."""
-    monkeypatch.setattr("kd_lightning.formats.BLOCK", 3)
+    monkeypatch.setattr("kd_lightning.data.formats.BLOCK", 3)
     text = parquet.ParquetFile(grouped).metadata.row_group(1).column(0)
     with grouped.open("r+b") as file:
         file.seek(text.dictionary_page_offset)

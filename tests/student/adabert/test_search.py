@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kd_lightning.student.adabert import AdaBertConfig, represent
-from kd_lightning.student.architecture import EDGES, OPERATIONS, Architecture
-from kd_lightning.student.cell import Places, run_cells
-from kd_lightning.student.search import LARGEST, Choice, Draw, SearchNetwork, costs, efficiency
+from kd_lightning.student.adabert.architecture import EDGES, OPERATIONS, Architecture
+from kd_lightning.student.adabert.cell import Places, run_cells
+from kd_lightning.student.adabert.model import AdaBertConfig, represent
+from kd_lightning.student.adabert.search import LARGEST, Choice, Draw, SearchNetwork, costs, efficiency
 from kd_lightning.views import Needs
 
 

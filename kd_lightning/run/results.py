@@ -16,7 +16,7 @@ from pyarrow import parquet
 from torch import Tensor
 from torchmetrics import Metric
 
-from kd_lightning.bootstrap import Difference, difference, resampled_scores
+from kd_lightning.run.bootstrap import Difference, difference, resampled_scores
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from kd_lightning.data.tang import Tang
+from kd_lightning.data.augment.tang import Tang
 
 RULES = {"mask": 0.1, "pos": 0.1, "ngram": 0.25, "variants": 20, "tagger": None, "seed": 0}
 

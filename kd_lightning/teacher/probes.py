@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
-from kd_lightning.stored import Rows, StoredTeacher, digest_of
+from kd_lightning.teacher.stored import Rows, StoredTeacher, digest_of
 from kd_lightning.views import Batch, Needs, Readout, View
 
 

@@ -24,9 +24,9 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from kd_lightning.encoder import INPUTS, Encoder, label_settings
-from kd_lightning.student.architecture import Architecture, from_dict, picture, random_like, read
-from kd_lightning.student.cell import Cell, Places, operation, run_cells
-from kd_lightning.student.shallow import classifier_spec
+from kd_lightning.student.adabert.architecture import Architecture, from_dict, picture, random_like, read
+from kd_lightning.student.adabert.cell import Cell, Places, operation, run_cells
+from kd_lightning.student.low_resource import classifier_spec
 from kd_lightning.views import Batch, Needs, Readout, View
 
 
