@@ -196,17 +196,17 @@ def check(folder: Path) -> None:
             raise ValueError(f"The demo data hold {file} with {there} bytes in place of {size}. {remedy}")
 
 
-def build(root: Path) -> Path:
-    """The folder of the demo data under root: made the first time (well under a minute), checked and reused later.
+def build(cache: Path) -> Path:
+    """The folder of the demo data under cache: made the first time (well under a minute), checked and reused later.
 
     Its name depends on the versions of everything that the text is from, so that a stale one is never used.
     """
     sources = installed()
     versions = " ".join(f"{s.name}={s.version}" for s in sources)
-    folder = Path(root) / f"docs-{digest(f'{FORMAT} {versions}'):016x}"
+    folder = Path(cache) / f"docs-{digest(f'{FORMAT} {versions}'):016x}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix="unfinished-") as scratch:
+        with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as scratch:
             done = Path(scratch) / "done"
             done.mkdir()
             write(done, sources)
