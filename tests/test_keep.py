@@ -15,6 +15,7 @@ import pytest
 
 from kd_lightning.keep import keep, lock, replace
 
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
@@ -37,7 +38,7 @@ print((keep(place, make) / "second").read_text())
 
 def start(place: Path, log: Path, seconds: float) -> subprocess.Popen:
     command = [sys.executable, "-c", SCRIPT, str(place), str(log), str(seconds)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, text=True, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def until(condition, seconds: float = 60) -> None:
@@ -116,7 +117,7 @@ with lock(Path({str(place)!r})):
         os._exit(0)
     os.kill(os.getpid(), 9)
 """
-    subprocess.run([sys.executable, "-c", script], timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", script], timeout=60, env=ENV, stdout=subprocess.DEVNULL)
     begin = time.monotonic()
     with lock(place):
         assert time.monotonic() - begin < 4
@@ -128,7 +129,7 @@ def test_what_is_there_is_taken_as_it_is_and_no_lock_is_needed(tmp_path):
         assert keep(tmp_path / "thing", refuse) == tmp_path / "thing"
     script = f"from pathlib import Path\nfrom kd_lightning.keep import keep\nkeep(Path({str(tmp_path / 'thing')!r}), None)"
     with lock(tmp_path / "thing"):
-        subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+        subprocess.run([sys.executable, "-c", script], timeout=60, env=ENV, check=True)
 
 
 def test_whoever_holds_the_lock_may_keep_and_replace(tmp_path):
