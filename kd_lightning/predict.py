@@ -9,10 +9,8 @@ import argparse
 import csv
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +20,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.data.formats import FORMATS, Row, Rows, lines, readable
+from kd_lightning.keep import replace
 from kd_lightning.run.artifact import in_row_order, load, made_by
 
 CHUNK, BATCH = 4096, 32
@@ -80,20 +79,14 @@ def _whole(place: str, row: Row | ValueError, wanted: list[str]) -> Row:
     return row
 
 
-@contextmanager
-def _writing(path: Path | None) -> Iterator[TextIO]:
-    """The file to write, which takes its place once it is whole; None: standard output."""
-    if path is None:
-        with open(1, "w", encoding="utf-8", newline="", closefd=False) as file:
-            yield file
-        return
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _write(chunks: Iterator[list[Row]], jsonl: bool, file: TextIO) -> None:
+    table = csv.writer(file, delimiter="\t", lineterminator="\n")
+    for number, answers in enumerate(chunks):
+        if jsonl:
+            file.writelines(f"{json.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
+            continue
+        table.writerows([*([] if number else [answers[0]]), *(answer.values() for answer in answers)])
+        file.flush()
 
 
 def main() -> None:
@@ -118,15 +111,17 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"predict: {error}")
     try:
-        with _writing(chosen.out) as file:
-            table = csv.writer(file, delimiter="\t", lineterminator="\n")
-            rows = lines(chosen.file, text) if form == "lines" else FORMATS[f".{form}"](chosen.file)
-            for number, answers in enumerate(predict(classifier, rows, text, chosen.id)):
-                if chosen.jsonl:
-                    file.writelines(f"{json.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
-                    continue
-                table.writerows([*([] if number else [answers[0]]), *(answer.values() for answer in answers)])
-                file.flush()
+        rows = lines(chosen.file, text) if form == "lines" else FORMATS[f".{form}"](chosen.file)
+        chunks = predict(classifier, rows, text, chosen.id)
+
+        def write(out: Path | int) -> None:
+            with open(out, "w", encoding="utf-8", newline="", closefd=out != 1) as file:
+                _write(chunks, chosen.jsonl, file)
+
+        if chosen.out is None:
+            write(1)  # standard output
+        else:
+            replace(chosen.out, write)
     except BrokenPipeError:
         sys.exit(1)
     except (ValueError, OSError) as error:

@@ -6,7 +6,6 @@ and the artifact's run.yaml holds that.
 """
 
 import argparse
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from hydra.utils import instantiate
 from tqdm import tqdm
 
+from kd_lightning.keep import replace
 from kd_lightning.predict import CHUNK, Classifier
 from kd_lightning.run.artifact import made_by
 
@@ -44,7 +44,7 @@ def predictions(folder: Path, glue: str | None) -> dict[str, str]:
 
 
 def write(folders: list[Path], glue: str | None, out: Path) -> list[str]:
-    """Write the zip, beside its place and then moved there; returns the official files that are not in it."""
+    """Write the zip; returns the official files that are not in it."""
     for folder in folders:
         task = made_by(folder).task  # of all of them, before the first is run
         if not task.get("submission"):
@@ -55,12 +55,13 @@ def write(folders: list[Path], glue: str | None, out: Path) -> list[str]:
             if name in made:
                 raise ValueError(f"{name}: {made[name][0]} and {folder} are of the same task. Give one artifact a task.")
             made[name] = folder, content
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, (_, content) in made.items():
-            archive.writestr(name, content)
-    os.replace(unfinished, out)
+
+    def zipped(scratch: Path) -> None:
+        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, (_, content) in made.items():
+                archive.writestr(name, content)
+
+    replace(out, zipped)
     return [f"{name}.tsv" for name in FILES if f"{name}.tsv" not in made]
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from kd_lightning.data import docs
 from kd_lightning.data.batches import loader, training_batches, validation_batches
 from kd_lightning.data.masking import Masking
+from kd_lightning.keep import keep
 
 FORMAT = 1  # raise when the tokenised form changes: caches of another format are left alone
 SHORTEST = 12  # sequences with fewer tokens, special tokens included, are dropped, as in DistilBERT's release
@@ -106,21 +106,17 @@ class Corpus(L.LightningDataModule):
             raise ValueError(f"data.source: {', '.join(absent)} cannot be found. Give text files or a hub name.")
 
     def prepare_data(self) -> None:
-        """Read and tokenise once; nothing is left behind if it fails."""
-        if self.folder.exists():
-            return
-        self.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.cache, prefix="unfinished-") as scratch:
-            text = self._read(scratch)
-            tokenised = text.map(
-                self._tokenise, batched=True, batch_size=2000, remove_columns=text.column_names, desc="Tokenising"
+        """Read and tokenise once."""
+        keep(self.folder, self._make)
+
+    def _make(self, scratch: Path) -> None:
+        text = self._read(f"{scratch}-text")
+        tokenised = text.map(self._tokenise, batched=True, batch_size=2000, remove_columns=text.column_names, desc="Tokenising")
+        if not len(tokenised):
+            raise ValueError(
+                f"{', '.join(self.source)}: no text to train on is in there (sequences of {SHORTEST} tokens or more)."
             )
-            if not len(tokenised):
-                raise ValueError(
-                    f"{', '.join(self.source)}: no text to train on is in there (sequences of {SHORTEST} tokens or more)."
-                )
-            tokenised.save_to_disk(f"{scratch}/done")
-            os.replace(f"{scratch}/done", self.folder)
+        tokenised.save_to_disk(scratch)
 
     def setup(self, stage: str) -> None:
         try:
@@ -184,15 +180,15 @@ class Corpus(L.LightningDataModule):
         key = json.dumps([FORMAT, files, vocabulary, self.max_length, self.join_lines])
         return self.cache / f"corpus-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
 
-    def _read(self, scratch: str) -> Dataset:
+    def _read(self, cache: str) -> Dataset:
         if self.is_hub:
             name, _, configuration = self.source[0].partition(":")
-            data = load_dataset(name, configuration or None, split="train", cache_dir=scratch)
+            data = load_dataset(name, configuration or None, split="train", cache_dir=cache)
         else:
             if not any(os.path.getsize(name) for name in self.source):
                 raise ValueError(f"data.source: {', '.join(self.source)}: there is no text in there.")
             reader = READERS.get(Path(self.source[0]).suffix, "text")
-            data = load_dataset(reader, data_files=self.source, split="train", cache_dir=scratch)
+            data = load_dataset(reader, data_files=self.source, split="train", cache_dir=cache)
         if "text" not in data.column_names:
             raise ValueError(f"data.source: a column 'text' is wanted, and the columns are {', '.join(data.column_names)}.")
         return data.select_columns("text")

@@ -15,11 +15,9 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
-import os
 import platform
 import re
 import sysconfig
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -29,6 +27,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from kd_lightning.data.prose import key, pieces, prose, texts
+from kd_lightning.keep import keep
 
 FORMAT = 3  # raise when the text or the tasks change: folders of another format are left alone
 PACKAGES = (  # what a run needs anyway and brings prose; the first to hold a paragraph keeps it
@@ -149,7 +148,7 @@ def pair_rows(found: list[Document]) -> dict[str, list[tuple[str, ...]]]:
 
 
 def write(folder: Path, sources: list[Source]) -> None:
-    """Fill the folder: two tasks, the corpus without the dev and test docstrings, and manifest.json."""
+    """Make the folder: two tasks, the corpus without the dev and test docstrings, and manifest.json."""
     found = list(documents(sources))
     tasks = {
         "docs_topic": (("sentence", "label"), topic_rows(found)),
@@ -172,6 +171,7 @@ def write(folder: Path, sources: list[Source]) -> None:
         "words": len(contents["corpus.txt"].split()),
         "characters": len(contents["corpus.txt"]),
     }
+    folder.mkdir()
     for file, text in contents.items():
         data = text.encode()
         about[file]["bytes"] = len(data)
@@ -204,16 +204,5 @@ def build(cache: Path) -> Path:
     sources = installed()
     versions = " ".join(f"{s.name}={s.version}" for s in sources)
     folder = Path(cache) / f"docs-{digest(f'{FORMAT} {versions}'):016x}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as scratch:
-            done = Path(scratch) / "done"
-            done.mkdir()
-            write(done, sources)
-            try:
-                os.replace(done, folder)
-            except OSError:  # another process was faster
-                if not folder.exists():
-                    raise
-    check(folder)
+    check(keep(folder, lambda scratch: write(scratch, sources)))
     return folder

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertTokenizerFast
 
 from kd_lightning.encoder import Encoder
+from kd_lightning.keep import keep
 
 
 def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int, **shape: int) -> Encoder:
@@ -26,9 +26,7 @@ def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int,
         raise ValueError(f"student.text_files: {', '.join(absent)} cannot be found.")
     key = json.dumps([sorted((name, Path(name).stat().st_size) for name in text_files), vocab_size, max_length])
     folder = Path(cache) / f"vocabulary-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
-    if not folder.exists():
-        _learn(text_files, vocab_size, max_length).save_pretrained(f"{folder}.unfinished")
-        os.replace(f"{folder}.unfinished", folder)
+    keep(folder, lambda scratch: _learn(text_files, vocab_size, max_length).save_pretrained(scratch))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = BertConfig(
         vocab_size=len(tokenizer),

@@ -7,9 +7,7 @@ one on the embeddings and one on each of the L layers.
 
 import hashlib
 import json
-import os
-import tempfile
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
+from kd_lightning.keep import keep
 from kd_lightning.teacher.stored import Rows, StoredTeacher, digest_of
 from kd_lightning.views import Batch, Needs, Readout, View
 
@@ -58,29 +57,31 @@ class ProbedTeacher(StoredTeacher):
         learned = splits["train"][labels[splits["train"]] >= 0]
         key = hashlib.blake2b(repr(self.settings).encode() + labels[learned].tobytes() + learned.tobytes(), digest_size=8)
         self.folder = Path(cache) / f"probes-{digest_of(self.teacher, needs, tokens)}-{key.hexdigest()}"
-        if not self.folder.exists():
-            self._learn(needs, batches, labels, learned, splits["validation"])
-        self._take(self.folder)
+        self._take(keep(self.folder, partial(self._learn, needs, batches, labels, learned, splits["validation"])))
         print("Probes on layer 0, 1, ..., accuracy on validation: " + " ".join(f"{value:.3f}" for value in self.accuracy))
 
-    def _learn(self, needs: Needs, batches: DataLoader, labels: np.ndarray, learned: np.ndarray, measured: np.ndarray) -> None:
+    def _learn(
+        self,
+        needs: Needs,
+        batches: DataLoader,
+        labels: np.ndarray,
+        learned: np.ndarray,
+        measured: np.ndarray,
+        folder: Path,
+    ) -> None:
         """labels: of all rows; learned, measured: the numbers of those that the probes learn from and are measured on."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder.parent, prefix="unfinished-") as scratch:
-            shape = (len(labels), len(needs.hidden), self.spec.hidden)
-            features = np.lib.format.open_memmap(f"{scratch}/features.npy", "w+", np.float16, shape)
-            logits = np.zeros((len(labels), len(self.spec.labels)), np.float32)
-            for batch in track(batches, "Teacher", total=len(batches), transient=True):
-                features[batch["index"]], logits[batch["index"]] = _summary(self.teacher, needs, batch)
-            probes = learn(features, labels, learned, len(self.spec.labels), **self.settings)
-            answers = np.concatenate([_answers(probes, part) for part in np.array_split(features, len(labels) // 1000 + 1)])
-            done = Path(scratch, "done")
-            done.mkdir()
-            np.save(done / "logits.npy", logits)
-            np.save(done / "probes.npy", answers)
-            right = answers[measured].argmax(-1) == labels[measured, None]  # [N, L + 1]
-            (done / "accuracy.json").write_text(json.dumps(right.mean(0).tolist()), encoding="utf-8")
-            os.replace(done, self.folder)
+        shape = (len(labels), len(needs.hidden), self.spec.hidden)
+        features = np.lib.format.open_memmap(f"{folder}-features.npy", "w+", np.float16, shape)
+        logits = np.zeros((len(labels), len(self.spec.labels)), np.float32)
+        for batch in track(batches, "Teacher", total=len(batches), transient=True):
+            features[batch["index"]], logits[batch["index"]] = _summary(self.teacher, needs, batch)
+        probes = learn(features, labels, learned, len(self.spec.labels), **self.settings)
+        answers = np.concatenate([_answers(probes, part) for part in np.array_split(features, len(labels) // 1000 + 1)])
+        folder.mkdir()
+        np.save(folder / "logits.npy", logits)
+        np.save(folder / "probes.npy", answers)
+        right = answers[measured].argmax(-1) == labels[measured, None]  # [N, L + 1]
+        (folder / "accuracy.json").write_text(json.dumps(right.mean(0).tolist()), encoding="utf-8")
 
 
 @torch.no_grad()

@@ -6,9 +6,7 @@ is never found.
 """
 
 import hashlib
-import os
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from kd_lightning.keep import keep
 from kd_lightning.views import Batch, Needs, Readout, View
 
 Tensors = dict[str, Tensor]
@@ -81,10 +80,8 @@ class StoredTeacher(nn.Module):
         """
         batches, tokens = data.every_row()
         folder = Path(cache) / f"teacher-{digest_of(self.teacher, needs, tokens)}"
-        if not folder.exists():
-            lengths = pc.list_value_length(tokens["input_ids"]).to_numpy().astype(np.int64)
-            _write(folder, self.teacher, needs, batches, lengths)
-        self._take(folder)
+        lengths = pc.list_value_length(tokens["input_ids"]).to_numpy().astype(np.int64)
+        self._take(keep(folder, lambda scratch: _write(scratch, self.teacher, needs, batches, lengths)))
         self.positions = _positions(self.arrays["lengths"])
 
     def _take(self, folder: Path) -> None:
@@ -99,32 +96,29 @@ def _write(folder: Path, teacher: nn.Module, needs: Needs, batches: DataLoader, 
     first = _outputs(teacher, needs, _to(next(iter(batches)), device))
     rows = {name: len(lengths) if name == "logits" else int(lengths.sum()) for name in first}
     size = sum(rows[name] * tensor[0].numel() * tensor.element_size() for name, tensor in first.items())
-    folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if size > free:
         raise ValueError(
             f"teacher.stored=true: {size / 1e9:.1f} GB are to be written to {folder.parent}, and {free / 1e9:.1f} GB are free "
             "there. Choose another cache=<folder>, or teacher.stored=false."
         )
-    print(f"Storing what the teacher shows for {len(lengths):,} rows ({', '.join(first)}): {size / 1e6:,.1f} MB in {folder}")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as scratch:
-        done = Path(scratch, "done")
-        done.mkdir()
-        np.save(done / "lengths.npy", lengths)
-        shapes = {name: (rows[name], *tensor.shape[1:]) for name, tensor in first.items()}
-        arrays = {
-            name: np.lib.format.open_memmap(done / f"{name}.npy", "w+", _numpy(tensor).dtype, shapes[name])
-            for name, tensor in first.items()
-        }
-        positions = _positions(lengths)
-        for batch in track(batches, "Teacher", total=len(batches), transient=True):
-            index = batch["index"].numpy()
-            places = np.concatenate([positions[row] for row in index])
-            for name, tensor in _outputs(teacher, needs, _to(batch, device)).items():
-                arrays[name][index if name == "logits" else places] = _numpy(tensor)
-        for array in arrays.values():
-            array.flush()
-        os.replace(done, folder)
+    shown = f"{len(lengths):,} rows ({', '.join(first)}): {size / 1e6:,.1f} MB"
+    print(f"Storing what the teacher shows for {shown} in {folder.parent}")
+    folder.mkdir()
+    np.save(folder / "lengths.npy", lengths)
+    shapes = {name: (rows[name], *tensor.shape[1:]) for name, tensor in first.items()}
+    arrays = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", _numpy(tensor).dtype, shapes[name])
+        for name, tensor in first.items()
+    }
+    positions = _positions(lengths)
+    for batch in track(batches, "Teacher", total=len(batches), transient=True):
+        index = batch["index"].numpy()
+        places = np.concatenate([positions[row] for row in index])
+        for name, tensor in _outputs(teacher, needs, _to(batch, device)).items():
+            arrays[name][index if name == "logits" else places] = _numpy(tensor)
+    for array in arrays.values():
+        array.flush()
 
 
 def _positions(lengths: np.ndarray) -> list[np.ndarray]:

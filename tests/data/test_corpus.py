@@ -3,6 +3,10 @@
 import gzip
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +213,45 @@ def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"text\.txt: no text to train on is in there \(sequences of 12 tokens or more\)"):
         data.prepare_data()
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+TWO = """
+import sys, time
+from pathlib import Path
+from transformers import BertTokenizerFast
+from kd_lightning.data.corpus import Corpus
+
+class Slow(Corpus):
+    def _read(self, cache):
+        with Path("read").open("a") as file:
+            file.write("once\\n")
+        time.sleep(1)
+        return super()._read(cache)
+
+tokenizer = BertTokenizerFast.from_pretrained("tokenizer")
+other = dict(join_lines=False, batch_size=4, mask_share=0.15, mask_smoothing=0.0, held_out=0.1, max_sequences=None)
+data = Slow(tokenizer=tokenizer, source="text.txt", cache="cache", max_length=32, workers=0, seed=1, **other)
+Path(f"ready{sys.argv[1]}").touch()
+while not (Path("ready0").exists() and Path("ready1").exists()):
+    time.sleep(0.01)
+data.prepare_data()
+data.setup("fit")
+print(len(data.data))
+"""
+
+
+def test_two_processes_that_want_the_same_corpus_both_have_it_and_one_reads_it(tokenizer, corpus, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    alone = len(ready(corpus(documents(), cache=str(tmp_path / "alone"))).data)
+    command = [sys.executable, "-c", TWO]
+    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}}
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen([*command, str(i)], **where, **pipes) for i in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [int(output.splitlines()[-1]) for output, _ in outputs] == [alone, alone]
+    assert (tmp_path / "read").read_text() == "once\n"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_a_damaged_cache_is_reported_with_its_folder(corpus):

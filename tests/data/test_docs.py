@@ -1,7 +1,6 @@
 """The embedded demo data, made from a tiny tree of source files in place of the installed packages."""
 
 import json
-import os
 import random
 
 import pytest
@@ -215,19 +214,6 @@ def test_an_interrupted_build_leaves_nothing_behind(packages, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         docs.build(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_build_that_another_process_finished_first_is_used(packages, tmp_path, monkeypatch):
-    replace = os.replace
-
-    def late(done, folder):
-        monkeypatch.setattr(os, "replace", replace)
-        docs.build(tmp_path / "cache")
-        replace(done, folder)
-
-    monkeypatch.setattr(os, "replace", late)
-    folder = docs.build(tmp_path / "cache")
-    assert [f.name for f in (tmp_path / "cache").iterdir()] == [folder.name]
 
 
 def test_the_standard_library_and_the_packages_of_a_run_are_found_with_their_versions():

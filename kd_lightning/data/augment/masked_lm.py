@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from kd_lightning.data.augment.candidates import SCHEMA, Candidates
+from kd_lightning.keep import keep
 
 FORMAT = 1  # raise when what is written changes: files of another format are left alone
 BLOCK = 256  # sentences or rows that are worked on at once
@@ -111,20 +111,23 @@ class Augment:
         drawn = [asked, rows.column_names, [rows[name][:] for name in rows.column_names]]
         drawn += [self.probability, self.variants, self.seed]
         found, path = (self.cache / f"{name}-{_key(of)}.parquet" for name, of in (("candidates", asked), ("augmented", drawn)))
-        if not path.exists():
-            start = time.perf_counter()
-            if not found.exists():
-                source = Candidates(network, count=self.candidates, vectors=self.vectors, precision=self.precision)
-                _write(found, SCHEMA, _ask(source, sentences))
-            share = Share(self.probability)
-            _write(path, table.schema, self._augmented(table, columns, _read(found), share))
+
+        def ask(scratch: Path) -> None:
+            source = Candidates(network, count=self.candidates, vectors=self.vectors, precision=self.precision)
+            _write(scratch, SCHEMA, _ask(source, sentences))
+
+        def augment(scratch: Path) -> None:
+            start, share = time.perf_counter(), Share(self.probability)
+            _write(scratch, table.schema, self._augmented(table, columns, _read(keep(found, ask)), share))
             seconds = time.perf_counter() - start
             Console(markup=False).print(
-                f"Augmented {len(table)} rows to {pq.read_metadata(path).num_rows}, {len(table) / seconds:.1f} rows a second: "
-                f"{path}\nOf the words that may change, {share.observed:.2%} did; {share.expected:.2%} are expected.",
+                f"Augmented {len(table)} rows to {pq.read_metadata(scratch).num_rows}, {len(table) / seconds:.1f} rows a "
+                f"second: {path}\nOf the words that may change, {share.observed:.2%} did; {share.expected:.2%} are expected.",
                 highlight=False,
                 soft_wrap=True,
             )
+
+        keep(path, augment)
         try:
             return Dataset.from_parquet(str(path), cache_dir=str(self.cache / "arrow"))
         except (DatasetGenerationError, pa.ArrowInvalid) as error:
@@ -189,10 +192,6 @@ def _read(path: Path) -> pa.Table:
 
 
 def _write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Beside first and then in place, so that nothing half-written stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="unfinished-") as scratch:
-        with pq.ParquetWriter(f"{scratch}/done", schema) as writer:
-            for table in tables:
-                writer.write_table(table)
-        os.replace(f"{scratch}/done", path)
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
