@@ -1,8 +1,8 @@
 """One table over tasks and models: `python -m kd_lightning.compare artifacts --markdown table.md`.
 
 Each row is a model on a task, over the seeds it was trained with, below the answer that is right most often; then, for each
-model of several tasks, their mean. Below the table stands what the digest in a name stands for, and for each two students
-of a task whether they differ (`bootstrap.py`).
+model of several tasks, their mean. Below the table stands for each two students of a task whether they differ
+(`bootstrap.py`). An artifact may be a stranger's: what it says of itself is data, and its metric is that of our own task.
 """
 
 import argparse
@@ -14,14 +14,16 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.run.artifact import latency, load, megaflops, parameters
-from kd_lightning.run.report import console, filled, show, show_differences, write_csv
+from kd_lightning.run import reading
+from kd_lightning.run.artifact import latency, megaflops, parameters
+from kd_lightning.run.report import filled, show, show_differences, write_csv
 from kd_lightning.run.results import Result, collect, mean_and_deviation
+from kd_lightning.run.shown import markdown_cell, printable
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
+CSV = "write the table here too, as CSV; a cell that a spreadsheet would compute (= + - @ first, and no number) begins with '"
 Row = dict[str, str]
 
 
@@ -29,22 +31,35 @@ def find(paths: list[str]) -> list[Result]:
     """What is in these artifacts and in the folders below these paths, of the stages that measure a task's metric."""
     folders: dict[Path, None] = {}
     for path in map(Path, paths):
-        below = [file.parent for file in sorted(path.rglob("metrics.json")) if not file.parent.name.endswith(".unfinished")]
-        below = [folder for folder in below if (folder / "run.yaml").is_file()]
+        below = sorted({file.parent for name in ("run.yaml", "metrics.json") for file in path.rglob(name)})
+        below = [folder for folder in below if ".unfinished" not in folder.name and _is_artifact(folder)]
         if not below:
             raise ValueError(f"{path}: no artifact is there (a folder with metrics.json and run.yaml, which a stage leaves).")
         folders |= dict.fromkeys(folder.resolve() for folder in below)
-    results = [result for result in collect(folders) if result.cfg.metric == f"val/student/{result.cfg.task.monitor}"]
+    results = [result for result in collect(folders) if _measures_a_task(result)]
     if not results:
         raise ValueError(f"{', '.join(paths)}: no stage there measures a task; run stage=task first, or stage=teacher.")
+    for result in results:
+        for folder, metrics in zip(result.folders, result.metrics, strict=True):
+            if result.record.metric not in metrics:
+                raise ValueError(f"{folder / 'metrics.json'} has no {result.record.metric}, which decides for this stage.")
     return sorted(results, key=_place)
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether a stage has left it, be it damaged."""
+    return (folder / "run.yaml").is_file() or (folder / "manifest.json").is_file()
+
+
+def _measures_a_task(result: Result) -> bool:
+    task = result.record.task
+    return task is not None and result.record.metric == f"val/student/{task.monitor}"
 
 
 def _place(result: Result) -> tuple:
     """By task and scale; the teacher first, then those it taught."""
-    cfg = result.cfg
-    taught = cfg.networks.teacher is not None
-    return cfg.task.name, cfg.scale.name, cfg.stage.name != "teacher", not taught, result.name
+    record = result.record
+    return record.task.name, record.scale, record.stage != "teacher", record.teacher is None, result.name
 
 
 def compare(results: list[Result]) -> list[Row]:
@@ -53,7 +68,7 @@ def compare(results: list[Result]) -> list[Row]:
     published = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
     speeds = _speeds(results)
     rows: list[Row] = []
-    for _, members in itertools.groupby(results, lambda result: (result.cfg.task.name, result.cfg.scale.name)):
+    for _, members in itertools.groupby(results, lambda result: (result.record.task.name, result.record.scale)):
         same = list(members)
         new = [_row(result, results, speeds[_architecture(result)], published["models"]) for result in same]
         majority = next((known for result in same if (known := result.majority) is not None), None)
@@ -65,21 +80,21 @@ def compare(results: list[Result]) -> list[Row]:
 
 
 def _row(result: Result, results: list[Result], speed: tuple[int, float, float], published: list[dict]) -> Row:
-    cfg, scores = result.cfg, result.scores(result.cfg.metric)
-    model = AutoConfig.from_pretrained(result.folders[0])
+    record, scores = result.record, result.scores(result.record.metric)
+    task, model = record.task, reading.config(result.folders[0])
     size, flops, milliseconds = speed
     papers = [
-        f"{entry['scores'][cfg.task.name][cfg.task.monitor]} ({entry['source']}, {entry['split']})"
+        f"{entry['scores'][task.name][task.monitor]} ({entry['source']}, {entry['split']})"
         for entry in published
-        if all(cfg[group].name == name for group, name in entry["of"].items())
+        if entry["of"].items() <= {"method": record.method, "stage": record.stage}.items()
         and [entry["layers"], entry["hidden"]] == [getattr(model, name, None) for name in ("num_hidden_layers", "hidden_size")]
-        and cfg.task.monitor in entry["scores"].get(cfg.task.name, ())
+        and task.monitor in entry["scores"].get(task.name, ())
     ]
     return {
-        "task": cfg.task.name,
-        "scale": cfg.scale.name,
+        "task": task.name,
+        "scale": record.scale,
         "model": result.name,
-        "metric": cfg.task.monitor,
+        "metric": task.monitor,
         "value": mean_and_deviation(scores),
         "seeds": str(len(scores)),
         "retention": _retention(result, results),
@@ -93,14 +108,15 @@ def _row(result: Result, results: list[Result], speed: tuple[int, float, float],
 def _retention(result: Result, results: list[Result]) -> str:
     """The score over the teacher's; where the run had no teacher, over that of the other models of the task and the scale,
     if they had the same. A teacher retains nothing."""
-    if result.cfg.stage.name == "teacher":
+    if result.record.stage == "teacher":
         return ""
-    key = result.cfg.metric.replace("/student/", "/teacher/")
-    scores, teachers = result.scores(result.cfg.metric), result.scores(key)
+    own = result.record
+    key = own.metric.replace("/student/", "/teacher/")
+    scores, teachers = result.scores(own.metric), result.scores(key)
     if not teachers:
-        same = (other for other in results if other.cfg.task.name == result.cfg.task.name)
-        taught = [other for other in same if other.cfg.scale.name == result.cfg.scale.name and other.scores(key)]
-        teachers = taught[0].scores(key) if len({other.cfg.teacher.path for other in taught}) == 1 else []
+        same = (other for other in results if other.record.task.name == own.task.name)
+        taught = [other for other in same if other.record.scale == own.scale and other.scores(key)]
+        teachers = taught[0].scores(key) if len({other.record.teacher for other in taught}) == 1 else []
     return f"{statistics.fmean(scores) / statistics.fmean(teachers):.4f}" if any(teachers) else ""
 
 
@@ -108,10 +124,10 @@ def _averages(results: list[Result], glue: dict[str, list[str]], columns: list[s
     """A row for each model of several tasks: GLUE's average if it has all nine, else the mean over the tasks it has."""
     models: dict[tuple[str, str], dict[str, float]] = {}
     for result in results:
-        task = result.cfg.task.name
-        of_metrics = [result.scores(key) for key in glue.get(task, [result.cfg.metric])]
+        task = result.record.task.name
+        of_metrics = [result.scores(key) for key in glue.get(task, [result.record.metric])]
         if all(of_metrics):
-            tasks = models.setdefault((result.cfg.scale.name, result.name), {})
+            tasks = models.setdefault((result.record.scale, result.name), {})
             tasks[task] = statistics.fmean(map(statistics.fmean, of_metrics))
     rows = []
     for (scale, name), tasks in models.items():
@@ -124,14 +140,14 @@ def _averages(results: list[Result], glue: dict[str, list[str]], columns: list[s
 
 def _architecture(result: Result) -> str:
     """The model's settings but for its labels' names: models with the same are equally large and fast."""
-    settings = json.loads((result.folders[0] / "config.json").read_text(encoding="utf-8"))
-    settings |= {"id2label": len(settings["id2label"]), "label2id": None, "problem_type": None}
+    settings = reading.settings(result.folders[0])
+    settings |= {"id2label": len(settings.get("id2label") or ()), "label2id": None, "problem_type": None}
     return json.dumps(settings, sort_keys=True)
 
 
 def _speeds(results: list[Result]) -> dict[str, tuple[int, float, float]]:
     """Parameters, megaflops and milliseconds of each architecture, all taking turns."""
-    models = {_architecture(result): load(result.folders[0]) for result in reversed(results)}
+    models = {_architecture(result): reading.model(result.folders[0]) for result in reversed(results)}
     length = _length(results)
     times = latency(list(models.values()), length)
     return {
@@ -141,21 +157,12 @@ def _speeds(results: list[Result]) -> dict[str, tuple[int, float, float]]:
 
 
 def _length(results: list[Result]) -> int:
-    return min(64, *(result.cfg.task.max_length for result in results))
-
-
-def legend(results: list[Result]) -> list[str]:
-    """What the digests in the models' names stand for: the settings that all of these models have, and each one's further."""
-    changes = {result.name: [c.replace("\\${", "${") for c in result.cfg.get("changes", [])] for result in results}
-    told = {name: changed for name, changed in changes.items() if changed}
-    common = set.intersection(*map(set, told.values())) if told else set()
-    further = {name: [change for change in changed if change not in common] for name, changed in told.items()}
-    known = {", ".join(told): sorted(common), **{name: changed for name, changed in further.items() if len(told) > 1}}
-    return [f"{name}: {' '.join(changed)}" for name, changed in known.items() if changed]
+    return min(64, *(result.record.task.max_length for result in results))
 
 
 def markdown(rows: list[Row]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    cells = [[markdown_cell(cell) for cell in line] for line in (rows[0], *(row.values() for row in rows))]
+    lines = [cells[0], ["---"] * len(rows[0]), *cells[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -163,25 +170,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kd_lightning.compare", description="One table over tasks and models.")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="an artifact, or a folder with artifacts below it")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here too, as Markdown")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table here too, as CSV")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help=CSV)
     chosen = parser.parse_args()
     disable_progress_bar()  # of loading, which takes no time
     try:
         results = find(chosen.paths)
-    except ValueError as error:
-        sys.exit(f"compare: {error}")
-    rows = compare(results)
-    machine = f"ms: one sequence of {_length(results)} tokens, {torch.get_num_threads()} threads, float32"
-    show(rows, f"{machine}; ±: standard deviation over the seeds")
-    known = legend(results)
-    for line in known:
-        console.print(line, highlight=False, soft_wrap=True)
-    if chosen.markdown:
-        below = "".join(f"- {line}\n" for line in known)
-        chosen.markdown.write_text(markdown(rows) + (f"\n{below}" if below else ""), encoding="utf-8")
-    if chosen.csv:
-        write_csv(chosen.csv, rows)
-    show_differences([result for result in results if result.cfg.stage.name != "teacher"])
+        rows = compare(results)
+        machine = f"ms: one sequence of {_length(results)} tokens, {torch.get_num_threads()} threads, float32"
+        show(rows, f"{machine}; ±: standard deviation over the seeds")
+        if chosen.markdown:
+            chosen.markdown.write_text(markdown(rows), encoding="utf-8")
+        if chosen.csv:
+            write_csv(chosen.csv, rows)
+        show_differences([result for result in results if result.record.stage != "teacher"])
+    except (ValueError, OSError) as error:
+        sys.exit(printable(f"compare: {error}"))
 
 
 if __name__ == "__main__":

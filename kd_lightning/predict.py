@@ -16,12 +16,14 @@ from typing import TextIO
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import DataCollatorWithPadding
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.data.formats import FORMATS, Row, Rows, lines, readable
 from kd_lightning.keep import replace
-from kd_lightning.run.artifact import in_row_order, load, made_by
+from kd_lightning.run import reading
+from kd_lightning.run.artifact import in_row_order
+from kd_lightning.run.shown import printable
 
 CHUNK, BATCH = 4096, 32
 
@@ -30,11 +32,11 @@ class Classifier:
     """An artifact with a trained head. `text` names the one or two columns that it was trained to read."""
 
     def __init__(self, folder: Path) -> None:
-        cfg = made_by(folder)
-        self.model = load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        task = reading.made_by(folder).task
+        self.model = reading.model(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = reading.tokenizer(folder)
         self.collate = DataCollatorWithPadding(self.tokenizer)
-        self.text, self.max_length = list(cfg.task.text), cfg.task.max_length
+        self.text, self.max_length, self.labels = task.text, task.max_length, reading.labels(self.model.config, folder)
 
     @torch.inference_mode()
     def logits(self, texts: list[tuple[str, ...]]) -> Tensor:
@@ -52,7 +54,7 @@ class Classifier:
         if logits.shape[1] == 1:
             return [{"score": round(score, 6)} for score in logits[:, 0].tolist()]
         probabilities, chosen = logits.softmax(-1).max(-1)
-        labels = (self.model.config.id2label[number] for number in chosen.tolist())
+        labels = (self.labels[number] for number in chosen.tolist())
         pairs = zip(labels, probabilities.tolist(), strict=True)
         return [{"label": label, "probability": round(probability, 6)} for label, probability in pairs]
 
@@ -109,7 +111,7 @@ def main() -> None:
         if len(text) != len(classifier.text):
             raise ValueError(f"--text {' '.join(text)}: this model reads {len(classifier.text)}, as {classifier.text}.")
     except ValueError as error:
-        sys.exit(f"predict: {error}")
+        sys.exit(printable(f"predict: {error}"))
     try:
         rows = lines(chosen.file, text) if form == "lines" else FORMATS[f".{form}"](chosen.file)
         chunks = predict(classifier, rows, text, chosen.id)
@@ -125,7 +127,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except (ValueError, OSError) as error:
-        sys.exit(f"predict: {chosen.file}: {error}")
+        sys.exit(printable(f"predict: {chosen.file}: {error}"))
 
 
 if __name__ == "__main__":

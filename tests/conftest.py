@@ -9,11 +9,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import SimpleNamespace
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -140,6 +142,33 @@ def make_bottleneck_pair(make_tokenizer, tmp_path_factory) -> Callable[..., tupl
                 parameter.copy_(middle + 0.15 * torch.randn(parameter.shape))
             teacher.model.get_input_embeddings().weight[0] = 0  # of the padding, which is its neighbours' neighbour
         return mobilebert(teacher, **given), teacher.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_record() -> Callable[..., None]:
+    """Write run.yaml as a stage leaves it, with nothing of ours. changes: of its fields; those of the task are `task`'s."""
+
+    def make(folder: Path, *, task: dict | None = MappingProxyType({}), settings: dict | None = None, **changes) -> None:
+        known = {"name": "sst2", "monitor": "accuracy", "labels": ["no", "yes"], "text": ["sentence"], "max_length": 32}
+        fields = {
+            "name": "tinybert",
+            "identity": "0123456789abcdef",
+            "setting": "fedcba9876543210",
+            "method": "tinybert",
+            "stage": "task",
+            "scale": "demo",
+            "seed": 42,
+            "metric": "val/student/accuracy",
+            "task": None if task is None else known | dict(task),
+            "teacher": "teacher",
+            "starts_from": {"teacher": "teacher", "student": "student"},
+            "command": "python train.py method=tinybert",
+            "settings": settings or {"seed": 42},
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.yaml").write_text(yaml.safe_dump(fields | changes, sort_keys=False), encoding="utf-8")
 
     return make
 

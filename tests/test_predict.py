@@ -8,7 +8,6 @@ import sys
 import pyarrow as pa
 import pytest
 import torch
-from omegaconf import OmegaConf
 from pyarrow import parquet
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -20,7 +19,7 @@ PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory, make_encoder):
+def artifact(tmp_path_factory, make_encoder, write_record):
     def make(labels=("no", "yes", "maybe"), text=("sentence",), headed=True):
         folder = tmp_path_factory.mktemp("artifact")
         encoder = make_encoder(labels=labels, layers=2)
@@ -29,8 +28,7 @@ def artifact(tmp_path_factory, make_encoder):
             encoder.model.classifier.weight.mul_(5).sub_(encoder.model.classifier.weight.mean(0))
         (encoder.model if headed else encoder.model.base_model).save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)
-        cfg = {"task": {"text": list(text), "max_length": 32}, "method": {"name": "tinybert"}, "stage": {"name": "general"}}
-        OmegaConf.save(cfg, folder / "run.yaml")
+        write_record(folder, stage="task" if headed else "general", task={"text": list(text), "labels": list(labels)})
         return folder
 
     return make

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -50,23 +49,20 @@ def glue(tmp_path):
 
 
 @pytest.fixture
-def artifact(tmp_path, make_encoder):
+def artifact(tmp_path, make_encoder, write_record):
     """What a task stage leaves, with a random classifier."""
 
     def make(task: str) -> Path:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(
-                "train", [f"task={task}", "task.max_length=32", "task.on_bad_row=skip", "method=finetune", "stage=task"]
-            )
-        cfg.student.path = cfg.teacher.path = "none"
-        encoder = make_encoder(labels=tuple(cfg.task.labels))
+        chosen = OmegaConf.load(CONF / "task" / f"{task}.yaml")
+        encoder = make_encoder(labels=tuple(chosen.labels))
         pooled = encoder.model(**encoder.tokenizer(SENTENCES, padding=True, return_tensors="pt")).logits
         with torch.no_grad():  # so that no class is said throughout
             encoder.model.classifier.bias -= pooled.mean(0)
         folder = tmp_path / "artifacts" / task
         encoder.model.save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)
-        OmegaConf.save(cfg, folder / "run.yaml", resolve=True)
+        about = {name: OmegaConf.to_container(chosen)[name] for name in ("name", "monitor", "labels", "text")}
+        write_record(folder, method="finetune", metric=f"val/student/{chosen.monitor}", task=about)
         return folder
 
     return make
@@ -111,8 +107,8 @@ def test_two_artifacts_of_a_task_are_refused_and_leave_nothing(glue, artifact, t
             r"no head that classifies \(method finetune, stage task\)",
         ),
         (
-            lambda folder: OmegaConf.save({"task": {"name": "mine"}, "data": {}}, folder / "run.yaml"),
-            r"task mine is none of GLUE",
+            lambda folder: (folder / "run.yaml").write_text((folder / "run.yaml").read_text().replace("rte", "docs_pair")),
+            r"task docs_pair is none of GLUE",
         ),
         (lambda folder: (folder.parents[1] / "glue/RTE/test.tsv").unlink(), r"task rte: .*RTE/test.tsv cannot be found"),
         (

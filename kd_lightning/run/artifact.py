@@ -1,12 +1,13 @@
 """What a run leaves: a Hugging Face folder that plain transformers loads, with the run's metrics and settings beside it."""
 
+import hashlib
 import json
 import os
 import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from kd_lightning.run import manifest
+from kd_lightning.run.chain import identity
+from kd_lightning.run.record import Record, Task
+from kd_lightning.run.shown import printable
 
 CARD = """---
 library_name: transformers
@@ -74,23 +80,10 @@ def megaflops(model: PreTrainedModel, length: int) -> float:
 
 def load(folder: str | Path) -> PreTrainedModel:
     """The model in an artifact, or of a hub name, with the head it was saved with, in float32."""
-    names = AutoConfig.from_pretrained(folder).architectures or ["BertModel"]
+    names = AutoConfig.from_pretrained(folder, trust_remote_code=False).architectures or ["BertModel"]
     heads = {"SequenceClassification": AutoModelForSequenceClassification, "MaskedLM": AutoModelForMaskedLM}
     auto_class = next((found for head, found in heads.items() if names[0].endswith(head)), AutoModel)
-    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def made_by(folder: Path) -> DictConfig:
-    """The configuration of the run that left a classifier there; raises ValueError where there is none."""
-    if not (folder / "run.yaml").is_file():
-        raise ValueError(f"{folder}: no artifact is there (a folder with run.yaml and model.safetensors, from stage=task).")
-    cfg = OmegaConf.load(folder / "run.yaml")
-    if not AutoConfig.from_pretrained(folder).architectures[0].endswith("ForSequenceClassification"):
-        raise ValueError(
-            f"{folder}: this encoder has no head that classifies (method {cfg.method.name}, stage {cfg.stage.name}). "
-            "Choose what stage=task left."
-        )
-    return cfg
+    return auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
 def in_row_order(batches: Iterable[Tensor], plan: Iterable[Iterable[int]]) -> Tensor:
@@ -134,6 +127,33 @@ def export(distiller: L.LightningModule, folder: Path, dtype: torch.dtype) -> Pr
     return model.float()
 
 
+def record(cfg: DictConfig, command: str, labels: Sequence[str]) -> Record:
+    """What run.yaml says of a run. labels: the student's, where the task learns its own from the rows."""
+    task, starts_from = None, {who: str(cfg[who].path) for who in cfg.starts_from}
+    if "reader" in cfg.data:
+        named = list(cfg.task.labels) if OmegaConf.is_list(cfg.task.labels) else labels
+        known = {name: cfg.task[name] for name in ("name", "monitor", "max_length")}
+        task = Task(**known, labels=[str(label) for label in named], text=list(cfg.task.text))
+    return Record(
+        name=Path(cfg.setting).name,
+        identity=_digest(sorted(identity(cfg).items())),
+        setting=_digest(cfg.setting),
+        method=cfg.method.name,
+        stage=cfg.stage.name,
+        scale=cfg.scale.name,
+        seed=cfg.seed,
+        metric=cfg.metric,
+        task=task,
+        teacher=None if cfg.networks.teacher is None else str(cfg.teacher.path),
+        starts_from=starts_from,
+        command=printable(command),
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()
+
+
 def save(
     cfg: DictConfig, command: str, metrics: dict[str, float], predictions: pa.Table | None, distiller: L.LightningModule
 ) -> None:
@@ -163,9 +183,10 @@ def save(
         ),
         encoding="utf-8",
     )
-    OmegaConf.save(cfg, unfinished / "run.yaml", resolve=True)
+    record(cfg, command, distiller.student.spec.labels).write(unfinished, OmegaConf.to_container(cfg, resolve=True))
     if predictions is not None:
         parquet.write_table(predictions, unfinished / "predictions.parquet")
     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    manifest.write(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)

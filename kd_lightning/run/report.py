@@ -12,6 +12,7 @@ from rich.table import Table
 from kd_lightning.run.artifact import latency, load, megaflops, parameters
 from kd_lightning.run.chain import finished
 from kd_lightning.run.results import Result, collect, differences, mean_and_deviation
+from kd_lightning.run.shown import csv_cell, printable
 
 console = Console(markup=False, width=None if Console().is_terminal else 110)
 
@@ -71,7 +72,7 @@ def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
 
 def show_differences(results: list[Result]) -> None:
     for ours, theirs, found in differences(results):
-        line = f"{ours.name} less {theirs.name}, {ours.cfg.task.monitor} on {ours.cfg.task.name}: {found}"
+        line = f"{ours.name} less {theirs.name}, {ours.record.task.monitor} on {ours.record.task.name}: {found}"
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -85,18 +86,18 @@ def show(rows: list[dict[str, str]], caption: str) -> None:
     """A table on the console; the columns are those of the first row, of which the first is text."""
     table = Table(caption=caption, caption_justify="left")
     for number, column in enumerate(rows[0]):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(printable(column), justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(printable, row.values()))
     console.print(table)
 
 
 def _who(result: Result) -> str:
-    return f"{result.cfg.method.name} {result.cfg.stage.name}"
+    return f"{result.record.method} {result.record.stage}"
 
 
 def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    """A cell that a spreadsheet would compute gets an apostrophe before it; numbers stay numbers."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerows([map(csv_cell, row) for row in (rows[0], *(row.values() for row in rows))])

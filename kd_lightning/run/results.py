@@ -1,39 +1,41 @@
 """Artifacts read back: what a model scored on a task, over the seeds it was trained with."""
 
-import inspect
 import itertools
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pyarrow as pa
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from pyarrow import parquet
 from torch import Tensor
 from torchmetrics import Metric
 
 from kd_lightning.run.bootstrap import Difference, difference, resampled_scores
+from kd_lightning.run.manifest import check
+from kd_lightning.run.record import AGAIN, Record, read, read_metrics
+from kd_lightning.run.task import metric
+
+PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one task: an artifact for each seed, and the configuration of the first."""
+    """One model on one task: an artifact for each seed, and what the first says of itself."""
 
     folders: list[Path]
-    cfg: DictConfig
+    record: Record
 
     @property
     def name(self) -> str:
-        """The artifact's, without its seed: "tinybert", or "tinybert-1f0c9a2b" where other settings were changed."""
-        return Path(self.cfg.get("setting", self.cfg.artifact)).name
+        """The artifact's, without its seed."""
+        return self.record.name
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
-        return [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in self.folders]
+        return [read_metrics(folder) for folder in self.folders]
 
     def scores(self, key: str) -> list[float]:
         """A metric under each seed that has it."""
@@ -42,12 +44,16 @@ class Result:
     @cached_property
     def predictions(self) -> dict[str, Tensor] | None:
         """Of the validation data: `row` and `label` [N], and the `logits` [R, N, C] of R seeds. None if one kept none."""
-        files = [folder / "predictions.parquet" for folder in self.folders]
-        if not all(file.is_file() for file in files):
+        files = [folder / PREDICTIONS for folder in self.folders]
+        if self.record.task is None or not all(file.is_file() for file in files):
             return None
-        tables = [parquet.read_table(file).to_pydict() for file in files]
-        first = {name: torch.tensor(tables[0][name]) for name in ("row", "label")}
-        return first | {"logits": torch.tensor([table["student"] for table in tables])}
+        first, *others = map(_predictions, files)
+        for file, other in zip(files[1:], others, strict=True):
+            if not all(torch.equal(first[name], other[name]) for name in ("row", "label")):
+                raise ValueError(f"{file} has other rows than {files[0]}, and both say that they are seeds of one model.")
+            if other["logits"].shape != first["logits"].shape:
+                raise ValueError(f"{file} has other classes than {files[0]}, and both say that they are seeds of one model.")
+        return first | {"logits": torch.stack([kept["logits"] for kept in (first, *others)])}
 
     @property
     def majority(self) -> float | None:
@@ -63,18 +69,33 @@ class Result:
 
     def _metric(self) -> Metric:
         """The task's deciding metric, empty."""
-        factory = instantiate(self.cfg.task.metrics[self.cfg.task.monitor])
-        wanted = "num_classes" in inspect.signature(factory).parameters
-        return factory(num_classes=self.predictions["logits"].shape[-1]) if wanted else factory()
+        return metric(self.record.task.name, self.record.task.monitor, self.predictions["logits"].shape[-1])
+
+
+def _predictions(file: Path) -> dict[str, Tensor]:
+    """`row` and `label` [N] and the student's `logits` [N, C] of one artifact, checked: they may be a stranger's."""
+    try:
+        found = parquet.read_table(file, columns=["row", "label", "student"]).to_pydict()
+        kept = {"row": torch.tensor(found["row"]), "label": torch.tensor(found["label"])}
+        kept["logits"] = torch.tensor(found["student"], dtype=torch.float32)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, pa.ArrowException) as error:
+        raise ValueError(f"{file} cannot be read as rows with a label and a student's logits each. {AGAIN}") from error
+    row, label, logits = kept.values()
+    classes = logits.shape[1] if logits.ndim == 2 else 0
+    known = classes == 1 or (not label.is_floating_point() and bool(((label >= 0) & (label < classes)).all()))
+    finite = label.isfinite().all() and logits.isfinite().all()
+    if not (classes and len(row) and not row.is_floating_point() and known and finite):
+        raise ValueError(f"{file} has not in every row a label and a finite logit for each class. {AGAIN}")
+    return kept
 
 
 def collect(folders: Iterable[str | Path]) -> list[Result]:
     """The artifacts in these folders, those together that differ in their seed alone."""
     found: dict[tuple[Path, str], Result] = {}
     for folder in map(Path, folders):
-        cfg = OmegaConf.load(folder / "run.yaml")
-        new = Result([], cfg)
-        found.setdefault((folder.resolve().parent, new.name), new).folders.append(folder)
+        check(folder)
+        record = read(folder)
+        found.setdefault((folder.resolve().parent, record.setting), Result([], record)).folders.append(folder)
     return list(found.values())
 
 
@@ -82,11 +103,15 @@ def differences(results: Iterable[Result]) -> list[tuple[Result, Result, Differe
     """The paired bootstrap of every two results that have predictions of the same rows of the same task."""
     found = []
     for ours, theirs in itertools.combinations(results, 2):
-        if ours.predictions is None or theirs.predictions is None or ours.cfg.metric != theirs.cfg.metric:
+        if ours.predictions is None or theirs.predictions is None or _measured(ours) != _measured(theirs):
             continue
         if all(torch.equal(ours.predictions[name], theirs.predictions[name]) for name in ("row", "label")):
             found.append((ours, theirs, difference(ours.resampled, theirs.resampled)))
     return found
+
+
+def _measured(result: Result) -> tuple[str, str]:
+    return result.record.task.name, result.record.metric
 
 
 def mean_and_deviation(scores: list[float]) -> str:

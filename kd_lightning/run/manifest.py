@@ -1,0 +1,58 @@
+"""`manifest.json`: the size and the SHA-256 of each file that makes an artifact's model and its results.
+
+It tells what has been truncated, altered or lost. It does not tell who made the artifact: whoever changes a file can write
+another manifest.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from kd_lightning.run.shown import acts
+
+FILE = "manifest.json"
+FOR_PEOPLE = ("README.md", "table.csv")  # which may be edited
+MOST = 1_000_000  # bytes
+
+
+def write(folder: Path) -> None:
+    """Write it, as the last file of an artifact that is not yet in its place."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in (*FOR_PEOPLE, FILE)]
+    about = {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in files}
+    (folder / FILE).write_text(json.dumps({"files": about}, indent=1) + "\n", encoding="utf-8")
+
+
+def check(folder: Path) -> None:
+    """Raises ValueError for the first file that is missing or not as it was written. A folder without manifest.json, such as
+    a plain Hugging Face model's, has nothing to be held against."""
+    if not (folder / FILE).is_file():
+        return
+    for name, (size, digest) in _read(folder / FILE).items():
+        file, remedy = folder / name, "Run the stage again, or copy the artifact again from where it came."
+        if not file.is_file():
+            raise ValueError(f"{file} is missing, and {FILE} names it. {remedy}")
+        if (there := file.stat().st_size) != size:
+            raise ValueError(f"{file} has {there:,} bytes in place of {size:,}. {remedy}")
+        if _digest(file) != digest:
+            raise ValueError(f"{file} is not what {FILE} says of it: it was altered or damaged. {remedy}")
+
+
+def _read(file: Path) -> dict[str, tuple[int, str]]:
+    """name -> bytes and SHA-256. A name is that of a file in this very folder."""
+    try:
+        with file.open("rb") as opened:
+            found = json.loads(opened.read(MOST))
+        about = {name: (entry["bytes"], entry["sha256"]) for name, entry in found["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: it does not say of files their bytes and sha256.") from error
+    for name, (size, digest) in about.items():
+        if not isinstance(size, int) or not isinstance(digest, str):
+            raise ValueError(f"{file} is damaged: it does not say of files their bytes and sha256.")
+        if name in ("", ".", "..") or "/" in name or "\\" in name or any(map(acts, name)):
+            raise ValueError(f"{file} names {ascii(name)[:60]}, which is no file of this folder.")
+    return about
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

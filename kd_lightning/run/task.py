@@ -1,0 +1,51 @@
+"""A task by its name: its metrics and its reader come from `conf/task`, and never from what an artifact says of them."""
+
+import inspect
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torchmetrics import Metric
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def task(name: str, settings: Sequence[str] = ()) -> DictConfig:
+    """A task of our own configuration. settings: what a person says of its data, as to train.py, e.g.
+    task.files.train=mine.csv or glue=<folder>."""
+    with nullcontext() if GlobalHydra.instance().is_initialized() else initialize_config_dir(str(CONF), version_base="1.3"):
+        there = GlobalHydra.instance().config_loader().get_group_options("task")
+        if name not in there:
+            raise ValueError(f"task {ascii(name)[:60]}: conf/task has none of this name; it has {', '.join(there)}.")
+        common = OmegaConf.load(CONF / "train.yaml")
+        defaults = [f"+glue={common.glue or 'null'}", f"+cache={common.cache}"]
+        try:
+            return compose(overrides=[f"+task={name}", *defaults, *settings]).task
+        except HydraException as error:
+            raise ValueError(f"{' '.join(settings)}: {str(error).strip().splitlines()[0]}") from error
+
+
+def reader(name: str, settings: Sequence[str] = ()):
+    """What reads the task's rows."""
+    try:
+        return instantiate(task(name, settings).reader, _convert_="all")
+    except (HydraException, OmegaConfBaseException) as error:
+        cause: BaseException = error
+        while isinstance(cause, HydraException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(str(cause).strip().splitlines()[0]) from error
+
+
+def metric(name: str, monitor: str, classes: int) -> Metric:
+    """A metric of the task, empty. classes: how many logits a row has."""
+    known = task(name).metrics
+    if monitor not in known:
+        raise ValueError(f"task {name} has no metric {ascii(monitor)[:60]}; it has {', '.join(known)}.")
+    factory = instantiate(known[monitor])
+    return factory(num_classes=classes) if "num_classes" in inspect.signature(factory).parameters else factory()
