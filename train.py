@@ -1,40 +1,62 @@
 """Distil: `python train.py method=tinybert stage=general`. What can be said is in `conf/`; see README.md."""
 
+import math
+import os
 import shlex
 import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from lightning.pytorch.utilities import rank_zero_only
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.run.chain import finished, plan
-from kd_lightning.run.report import show_plan, show_table
-from kd_lightning.run.stage import rehearse, run
+# What takes seconds to import is imported in the functions, so that a mistake on the command line is said at once.
+from kd_lightning.run.mistake import sentence
+from kd_lightning.run.sweep import keep_result
+
+MISTAKES = (ValueError, HydraException, OmegaConfBaseException)
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and are said in one sentence
+
+
+def run_chain(cfg: DictConfig) -> float:
+    """Run the stages that are not there yet; returns the deciding metric of the named one."""
+    from kd_lightning.run.chain import finished, plan
+
+    overrides = list(HydraConfig.get().overrides.task)
+    chain = plan(cfg, overrides)
+    from lightning.pytorch.utilities import rank_zero_only
+    from transformers.utils.logging import disable_progress_bar
+
+    from kd_lightning.run.report import show_plan, show_table
+    from kd_lightning.run.stage import make, rehearse
+
+    disable_progress_bar()  # of transformers' loading and saving, which takes no time
+    show_plan(chain)
+    coming = [run for run in chain.runs if not finished(run)]
+    if len(coming) > 1:
+        rehearse(coming)
+    for run in coming:
+        make(run, f"python train.py {shlex.join(overrides)}".strip())
+    return show_table(chain) if rank_zero_only.rank == 0 else math.nan
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float:
-    overrides = list(HydraConfig.get().overrides.task)
-    disable_progress_bar()  # of transformers' loading and saving, which takes no time
     try:
-        runs = plan(cfg, overrides)
-        if rank_zero_only.rank == 0:
-            show_plan(runs)
-        coming = [stage for stage in runs if not finished(stage)]
-        if len(coming) > 1:
-            rehearse(coming)
-        for stage in coming:
-            run(stage, f"python train.py {shlex.join(overrides)}".strip())
-        return show_table(cfg, runs) if rank_zero_only.rank == 0 else 0.0
-    except (ValueError, InstantiationException, OmegaConfBaseException) as error:
-        while isinstance(error, InstantiationException) and error.__cause__ is not None:
-            error = error.__cause__
-        sys.exit(f"train.py: {error}")
+        value, error = run_chain(cfg), None
+    except MISTAKES as mistake:
+        if HydraConfig.get().mode == RunMode.RUN:
+            raise
+        value, error = math.nan, sentence(mistake)  # the sweep's other jobs go on
+        print(f"train.py: {error}", file=sys.stderr)
+    keep_result(cfg, value, error)
+    return value
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MISTAKES as mistake:
+        sys.exit(f"train.py: {sentence(mistake)}")

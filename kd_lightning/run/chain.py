@@ -1,165 +1,239 @@
-"""A chain of stages: which runs come first, and where each leaves its artifact.
+"""A chain of stages: which of the configuration's stages run, in which order, and where each leaves its artifact.
 
-An artifact lies at `<artifacts>/<scale>/<the recipe's artifact name>`. Where the command line changes more than the choice
-of method, stage, scale and task, a digest of those changes follows the name, so that the runs of a sweep never meet.
-With `seeds`, each seed after the first adds its number. The stages it starts from are made again with it, but for those
-that are `shared` (`conf/stage`): the teacher and the general student.
+An artifact lies at `<artifacts>/<scale>/<the stage's artifact name>` where nothing about it differs from the defaults of its
+method, scale and task. Otherwise the name says in a few words what differs, and ends in a digest of everything that the
+artifact is made of (`identity.py`): `tinybert,attention=0-1f0c9a`. With `seeds`, the stages that are not `shared` are made
+again for each seed.
 """
 
 import copy
-import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-# What an override of these says, it says of every stage of a chain; of anything else, of the named stage alone.
-INHERITED = (
-    "scale",
-    "task",
-    "experiment",
-    "epochs.",  # by stage, of an experiment
-    "updates.",
-    "looks.",
-    "student",
-    "teacher",
-    "method.",
-    "seed",
-    "corpus",
-    "augment",
-    "glue",
-    "cache",
-    "artifacts",
-    "trainer.precision",
-)
-# So do these, of the machine, and they change no artifact.
-MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.workers", "teacher.stored")
-RUN_WIDE = ("logger", "ckpt_path", "checkpoint_minutes", "prerequisites", "compare", "seeds")
-# What changes neither an artifact nor its place.
-NEUTRAL = ("method", "stage", "scale", "task", "glue", "cache", "artifacts", "hydra", *RUN_WIDE)
-# The parts of a configuration that an artifact depends on, and what of them depends on the machine alone.
-IDENTITY = ("seed", "distiller", "networks", "data", "optim", "trainer")
-INDIFFERENT = {
-    "trainer": ("accelerator", "devices", "strategy", "log_every_n_steps"),
-    "data": ("cache", "workers"),
-    "networks": ("stored",),
-}
+from kd_lightning.run import record
+from kd_lightning.run.identity import ARTIFACT, Settings, digest, settings, without_seeds
+from kd_lightning.run.naming import differences, file_name
+
+SAID = ("trainer", "optim", "data")  # what is said of these at the root is said of every stage
+OF_A_METHOD = ("method", "stage", "stages", "student", "name", "baseline", "compare")  # and of no other that is compared
 
 
-def plan(cfg: DictConfig, overrides: list[str]) -> list[DictConfig]:
-    """The runs of a chain, prerequisites first, cfg among them, for one seed after the other.
+@dataclass(frozen=True)
+class Plan:
+    """runs: the stages, prerequisites first, each with all that it needs. In each, `artifact` is its folder, `name` what a
+    person calls it, `identity` and `setting` (the same but for seeds) are digests, and `starts_from` says from which folders.
 
-    In each, `artifact` is the whole path, `setting` that path but for the seed, `changes` what the digest in it stands for, and
-    teacher.path and student.path say where it starts from.
-
-    overrides: the command line. Raises ValueError where a prerequisite is missing and prerequisites=error, or where an
-    artifact of that name was made with other settings.
+    setting: of the named stage. given: stage -> the path that stands for it. left_out: stages that are then not needed.
     """
+
+    runs: list[DictConfig]
+    setting: str
+    given: dict[str, str]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A stage, resolved; another stage's artifact stands in it as `artifact:<identity>`. flat: what its training reads."""
+
+    stage: dict[str, Any]
+    flat: Settings
+    identity: str
+    setting: str
+
+
+def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
+    """overrides: the command line, for the other methods of `compare`. Raises ValueError for what does not fit together."""
     if cfg.prerequisites not in ("run", "error"):
         raise ValueError(f"prerequisites={cfg.prerequisites}: choose run or error.")
     if not isinstance(cfg.seeds, int) or cfg.seeds < 1:
         raise ValueError(f"seeds={cfg.seeds}: give how many seeds, 1 or more (the first one is seed={cfg.seed}).")
+    own = _prepared(cfg)
+    given, left_out = _given(own, _named(own, own.stage))
+    wanted = [(own, stage) for stage in (own.stage, *(["baseline"] if own.baseline else []))]
+    kept = [override for override in overrides if _speaks_of(override) not in OF_A_METHOD]
+    for choice in own.compare:
+        if set(choice) != {"method", "stage"}:
+            raise ValueError(f"compare: {dict(choice)} is given; an entry names a method and a stage and nothing else.")
+        same = choice.method == own.method.name
+        wanted.append((own if same else _prepared(compose("train", [f"method={choice.method}", *kept])), choice.stage))
+    usual = {chain.method.name: _default(chain) for chain, _ in wanted}
     runs: dict[str, DictConfig] = {}
-    named = [cfg, *(copy.deepcopy(cfg) for _ in range(1, cfg.seeds))]
-    for number, own in enumerate(named):
-        seed = cfg.seed + number if number else None
-        _add(own, overrides, runs, seed)
-        for choice in cfg.compare:
-            kept = _inherited(overrides, choice.method == cfg.method.name, to_teacher=False)
-            _add(_compose(choice, kept), kept, runs, seed)
-    missing = [path for path, run in runs.items() if run.setting != cfg.setting and not finished(run)]
-    if cfg.prerequisites == "error" and missing:
+    for number in range(own.seeds):
+        for chain, stage in wanted:
+            for run in _runs(chain, *usual[chain.method.name], _named(chain, stage), own.seed + number):
+                runs.setdefault(run.artifact, run)
+    setting = _settle(own, _named(own, own.stage), own.seed)[_named(own, own.stage)].setting
+    missing = [run.artifact for run in runs.values() if run.setting != setting and not finished(run)]
+    if own.prerequisites == "error" and missing:
         raise ValueError(
-            f"earlier stages are missing: {', '.join(missing)}. Run them first, or set prerequisites=run, or name a model "
-            "with teacher.path=... or student.path=..."
+            f"earlier stages are missing: {', '.join(missing)}. Run them first, or set prerequisites=run, or say where they "
+            "are with stages.<stage>.path=<folder>, e.g. teacher.path=<folder>."
         )
-    return list(runs.values())
+    return Plan(list(runs.values()), setting, given, left_out)
 
 
-def finished(cfg: DictConfig) -> bool:
-    """Whether the run's artifact is there, made with these very settings."""
-    folder = Path(cfg.artifact)
-    if not (folder / "metrics.json").is_file():
-        return False
-    made, wanted = identity(OmegaConf.load(folder / "run.yaml")), identity(cfg)
-    differing = sorted(key for key in made.keys() | wanted.keys() if made.get(key) != wanted.get(key))
-    if differing:
+def finished(run: DictConfig) -> bool:
+    """Whether the run's artifact is there."""
+    return _identity(Path(run.artifact)) == run.identity
+
+
+def _identity(folder: Path) -> str | None:
+    """Of the artifact in the folder; None where there is none, "" where it is an earlier version's."""
+    if not all((folder / name).is_file() for name in (record.FILE, record.METRICS)):
+        return None
+    try:
+        return record.read(folder).identity
+    except ValueError:
+        return ""
+
+
+def _speaks_of(override: str) -> str:
+    """The first word of what an override sets: "student" of student/embeddings=file."""
+    return re.split(r"[.=@/]", override.lstrip("+~"))[0]
+
+
+def _prepared(cfg: DictConfig) -> DictConfig:
+    """A copy in which each stage has heard what is said of all, and every name is a plain one."""
+    cfg = copy.deepcopy(cfg)
+    if OmegaConf.is_config(cfg.teacher.pretrained):
+        cfg.teacher.pretrained = str(instantiate(cfg.teacher.pretrained))
+    names = list(cfg.stages)
+    if strays := [name for name in names if "distiller" not in cfg.stages[name]]:
         raise ValueError(
-            f"{folder} was made with other settings ({', '.join(differing[:5])}). Delete it, or choose another folder with "
-            "artifacts=<folder>."
+            f"stages.{strays[0]}: method={cfg.method.name} has no such stage; it has "
+            f"{', '.join(name for name in names if name not in strays)}. Is the experiment made for another method?"
         )
-    return True
+    stages = [cfg.stages[name] for name in dict.fromkeys(_named(cfg, name) for name in names)]
+    for part in SAID:
+        for key in (key for key in cfg[part] if not OmegaConf.is_missing(cfg[part], key)):
+            heed = [stage for stage in stages if part == "trainer" or key in stage[part]]  # a Trainer takes any
+            if not heed:
+                raise ValueError(f"{part}.{key}: no stage of method={cfg.method.name} reads it.")
+            for stage in heed:
+                with open_dict(stage):
+                    stage[part][key] = cfg[part][key]
+    return cfg
 
 
-def identity(cfg: DictConfig) -> dict[str, Any]:
-    """What an artifact depends on, resolved and flat: "optim.lr" -> 3e-5."""
-    flat: dict[str, Any] = {}
-
-    def visit(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                visit(f"{name}.{key}", inner)
-        elif name.rpartition(".")[2] not in INDIFFERENT.get(name.partition(".")[0], ()):
-            flat[name] = value
-
-    for part in IDENTITY:
-        value = cfg[part]
-        visit(part, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value)
-    return flat
+def _named(cfg: DictConfig, stage: str) -> str:
+    """The stage itself where its name stands for another one's."""
+    if stage not in cfg.stages:
+        raise ValueError(f"stage={stage}: method={cfg.method.name} has none of this name; it has {', '.join(cfg.stages)}.")
+    node = cfg.stages._get_node(stage)
+    return node._value().removeprefix("${stages.").removesuffix("}") if OmegaConf.is_interpolation(cfg.stages, stage) else stage
 
 
-def _compose(choice: DictConfig, overrides: list[str]) -> DictConfig:
-    return compose("train", [f"method={choice.method}", f"stage={choice.stage}", *overrides])
+def _before(cfg: DictConfig, name: str) -> Iterator[str]:
+    """What comes before a stage, and then the stage. What stands for a stage is not asked where it came from."""
+    for other in cfg.stages[name].starts_from:
+        if cfg.stages[other].path is None:
+            yield from _before(cfg, other)
+    yield name
 
 
-def _inherited(overrides: list[str], same_method: bool, to_teacher: bool) -> list[str]:
-    """Those overrides that also speak of an earlier stage."""
-    kept = []
-    for override in overrides:
-        name = override.lstrip("+~").split("=")[0]
-        if name in ("student.path", "teacher.path") or not name.startswith((*INHERITED, *MACHINE, *RUN_WIDE)):
-            continue
-        if (name.startswith("method.") and not same_method) or (name.startswith("student") and to_teacher):
-            continue
-        kept.append(override)
-    return kept
+def _given(cfg: DictConfig, target: str) -> tuple[dict[str, str], list[str]]:
+    """What stands for stages of this chain, and which others are then not needed."""
+    reached = list(dict.fromkeys(_before(cfg, target)))
+    first = {who: cfg.stages[who].path for name in reached for who in cfg.stages[name].starts_from}
+    given = {who: str(path) for who, path in first.items() if path is not None}
+    left_out = {name for who in given for name in _before(cfg, who)} - set(given) - set(reached)
+    said = {"teacher.path": cfg.teacher.path, "student.path": cfg.student.get("path")}
+    said |= {f"stages.{name}.path": cfg.stages[name].path for name in cfg.stages}
+    read = {path for name in reached for path in _strings(cfg.stages[name].networks)}
+    for word, path in said.items():
+        if path is not None and path not in read:
+            why = "it stands for that very stage" if word == f"stages.{target}.path" else "none of them starts from it"
+            raise ValueError(f"{word}={path}: what runs is {', '.join(reached)}, and {why}.")
+    return given, sorted(left_out)
 
 
-def _add(cfg: DictConfig, overrides: list[str], runs: dict[str, DictConfig], seed: int | None) -> bool:
-    """Append cfg's prerequisites and then cfg to runs; fill in where it starts from and what it leaves.
-
-    seed: of a repetition of the chain; None: cfg's own. Returns whether it or one of its prerequisites heeds `augment`, as
-    teachers and baselines do not: what they leave is the same with it.
-    """
-    heeds_augment = "augment" in cfg.data and OmegaConf.is_interpolation(cfg.data, "augment")
-    for who, choice in cfg.starts_from.items():
-        if cfg[who].path is None:
-            kept = _inherited(overrides, choice.method == cfg.method.name, to_teacher=who == "teacher")
-            earlier = _compose(choice, kept)
-            heeds_augment |= _add(earlier, kept, runs, None if earlier.stage.shared else seed)
-            cfg[who].path = earlier.artifact
-    if cfg.teacher.path is None:
-        cfg.teacher.path = cfg.teacher.pretrained
-    unread = MACHINE if heeds_augment else (*MACHINE, "augment", "task.variants")
-    read = ("method.", "task.") if "reader" in cfg.data else ("method.",)  # a corpus is about no task
-    names = {override: override.lstrip("+~").split("=")[0] for override in overrides}
-    own = sorted(
-        override
-        for override, name in names.items()
-        if not name.startswith(unread) and (name.split(".")[0] not in NEUTRAL or name.startswith(read))
-    )
-    place = Path(cfg.artifacts) / cfg.scale.name / cfg.artifact
-    with open_dict(cfg):
-        changes = [override for override in own if not override.startswith("seed=")]
-        cfg.changes = [change.replace("${", "\\${") for change in changes]  # not to be filled in
-        cfg.setting = f"{place}{_digest(changes)}"
-        cfg.artifact = f"{place}{_digest(own)}"
-    if seed is not None:
-        cfg.seed, cfg.artifact = seed, f"{cfg.artifact}-seed{seed}"
-    runs.setdefault(cfg.artifact, cfg)
-    return heeds_augment
+def _settle(cfg: DictConfig, target: str, seed: int) -> dict[str, Settled]:
+    """The target and what comes before it, in their order; those that are shared under the configuration's own seed."""
+    first, cfg, done = cfg.seed, copy.deepcopy(cfg), {}
+    for name in dict.fromkeys(_before(cfg, target)):
+        stage = cfg.stages[name]
+        cfg.seed = first if stage.shared else seed
+        resolved = _plain(stage)
+        flat = settings(resolved)
+        swap = {ARTIFACT + earlier.identity: ARTIFACT + earlier.setting for earlier in done.values()}
+        done[name] = Settled(resolved, flat, digest(flat), digest(replaced(without_seeds(flat), swap)))
+        stage.path = ARTIFACT + done[name].identity
+    return done
 
 
-def _digest(overrides: list[str]) -> str:
-    return f"-{hashlib.blake2b(repr(overrides).encode(), digest_size=4).hexdigest()}" if overrides else ""
+def _runs(cfg: DictConfig, default: DictConfig, demanded: bool, target: str, seed: int) -> list[DictConfig]:
+    """The stages up to the target, named and placed. default, demanded: see `_default`."""
+    usual, settled = _settle(default, target, default.seed), _settle(cfg, target, seed)
+    runs, folders, words = [], {}, {}
+    for name, made in settled.items():
+        base = Path(cfg.artifacts, cfg.scale.name, made.stage["artifact"])
+        words[name] = {k: v for who in made.stage["starts_from"] for k, v in words.get(who, {}).items()}
+        words[name] |= differences(made.flat, usual[name].flat if name in usual else {})
+        readable = (
+            file_name(cfg.name) if cfg.name is not None and name == target else ",".join([base.name, *words[name].values()])
+        )
+        plain = base.with_name(readable)
+        same = name in usual and usual[name].identity == made.identity and not demanded
+        if not (same and _identity(plain) in (None, made.identity)):
+            told = "" if made.stage["seed"] == default.seed else f",seed={made.stage['seed']}"
+            plain = plain.with_name(f"{readable}{told}-{made.identity[:6]}")
+        folders[ARTIFACT + made.identity] = str(plain)
+        about = {"stage": name, "scale": cfg.scale.name, "name": readable, "artifact": str(plain), "task": None}
+        about |= {"identity": made.identity, "setting": made.setting}
+        about |= {word: _plain(cfg[word]) for word in ("logger", "ckpt_path", "checkpoint_minutes", "cache")}
+        about["starts_from"] = {
+            who: folders[ARTIFACT + settled[who].identity] if who in settled else str(cfg.stages[who].path)
+            for who in made.stage["starts_from"]
+        }
+        if "reader" in made.stage["data"]:
+            about["task"] = {key: _plain(cfg.task[key]) for key in ("name", "monitor", "labels", "text", "max_length")}
+        runs.append(OmegaConf.create(replaced(made.stage, folders) | about))
+    return runs
+
+
+def _default(cfg: DictConfig) -> tuple[DictConfig, bool]:
+    """This method, scale and task with nothing else said; and whether something must be said, which is then as it is here."""
+    default = compose("train", [f"{group}={cfg[group].name}" for group in ("method", "scale", "task")])
+    demanded = [key for word in default if word not in SAID for key in _missing(default, word)]
+    for key in demanded:
+        OmegaConf.update(default, key, OmegaConf.select(cfg, key))
+    return _prepared(default), bool(demanded)
+
+
+def _missing(cfg: DictConfig, name: str) -> Iterator[str]:
+    """Every ??? below a name, itself included; what only refers to one is none."""
+    node = cfg._get_node(name)
+    if node._is_missing():
+        yield name
+    elif OmegaConf.is_dict(node) and not (node._is_interpolation() or node._is_none()):
+        yield from (f"{name}.{key}" for inner in node for key in _missing(node, inner))
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def replaced(value: Any, swap: dict[str, str]) -> Any:
+    """value with every string in it that swap names replaced."""
+    if isinstance(value, dict):
+        return {key: replaced(inner, swap) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [replaced(inner, swap) for inner in value]
+    return swap.get(value, value) if isinstance(value, str) else value
+
+
+def _strings(node: Any) -> Iterator[str]:
+    """Every string below."""
+    for value in node.values() if OmegaConf.is_dict(node) else ():
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from _strings(value)

@@ -41,16 +41,20 @@ def native_precision() -> str:
 
 
 def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
-    """The networks, the distiller and the data of a run; whatever does not fit together raises here."""
+    """The networks, the distiller and the data of a stage; whatever does not fit together raises here."""
     teacher = instantiate(cfg.networks.teacher)
     student = instantiate(cfg.networks.student, _convert_="all")
     if not isinstance(student, torch.nn.Module):
         student = student(teacher)
-    if stored := cfg.networks.get("stored"):
-        teacher = StoredTeacher(teacher) if stored is True else instantiate(stored)(teacher)
+    answers = cfg.networks.get("answers")
+    if answers is not None or cfg.stored:
+        teacher = StoredTeacher(teacher) if answers is None else instantiate(answers)(teacher)
     optim = instantiate(cfg.optim, _convert_="all")
-    engine = {key: optim[key] for key in ("optimizer", "weight_decay", "schedule", "warmup")}
-    distiller = instantiate(cfg.distiller, student=student, teacher=teacher, **engine, _convert_="all")
+    engine = {key: optim.pop(key) for key in ("weight_decay", "schedule", "warmup")}
+    optimizer = partial(optim.pop("optimizer"), **optim)  # what is left are its own settings
+    distiller = instantiate(
+        cfg.distiller, student=student, teacher=teacher, optimizer=optimizer, **engine, _convert_="all"
+    )
     if isinstance(teacher, StoredTeacher) and (distiller.teacher_needs.hidden or distiller.teacher_needs.attention):
         if not cfg.distiller.get("valid_only", True):
             raise ValueError(
@@ -71,11 +75,27 @@ def rehearse(runs: list[DictConfig]) -> None:
     cache, built = Path(runs[0].cache), {}
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as scratch:
-        for cfg in (copy.deepcopy(run) for run in runs if run is first[run.setting]):
-            for who in cfg.starts_from:
-                cfg[who].path = built.get(cfg[who].path, cfg[who].path)
-            built[cfg.artifact] = f"{scratch}/{len(built)}"
-            export(build(cfg)[0], Path(built[cfg.artifact]), torch.float32)
+        for run in (run for run in runs if run is first[run.setting]):
+            cfg = OmegaConf.create(replaced(OmegaConf.to_container(run), built))
+            built[run.artifact] = f"{scratch}/{len(built)}"
+            export(build(cfg)[0], Path(built[run.artifact]), torch.float32)
+
+
+def make(cfg: DictConfig, command: str) -> None:
+    """Run a stage, if no other process has made its artifact meanwhile. Of several processes that train together the first
+    one decides, and the others do as it does."""
+    launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ.get('MASTER_PORT')}"
+    begun = Path(f"{cfg.artifact}.run", "begun")
+    if rank_zero_only.rank:
+        while not finished(cfg):
+            if begun.is_file() and begun.read_text(encoding="utf-8") == launch:
+                run(cfg, command)
+                return
+            time.sleep(0.2)
+        return
+    with lock(Path(cfg.artifact)):
+        if not finished(cfg):
+            run(cfg, command, begun if "MASTER_PORT" in os.environ else None, launch)
 
 
 def run(cfg: DictConfig, command: str) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""What a person gets to read in place of a traceback: one sentence."""
+
+import re
+import sys
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+CHOICES = ("method=", "scale=", "task=", "student=", "experiment=", "augment=", "logger=")
+
+
+def sentence(error: BaseException) -> str:
+    """What the error says, without the libraries' own layers and advice."""
+    while isinstance(error, HydraException) and "override" not in str(error) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    text = str(error).strip()
+    if named := re.search(r"Could not (?:override|delete from config)\W+([^']+)'", text):
+        return unknown(named[1], list(_settings()))
+    if named := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{named[1]}: this setting is there already. Leave the + away."
+    if isinstance(error, MissingConfigException) and (named := re.search(r"Could not (?:find|load) '([^']+)'", text)):
+        group, _, name = named[1].rpartition("/")
+        listed = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)*)", text)
+        options = listed[1].split() if listed else []
+        return unknown(f"{group}={name}", options, name)
+    if named := re.search(r"Missing mandatory value: ([\w.]+)", text):
+        return f"{named[1]}=... is wanted: nothing is given, and there is no default."
+    return text.splitlines()[0] if isinstance(error, HydraException) and text else text
+
+
+def unknown(given: str, there: list[str], name: str | None = None) -> str:
+    """Of something that does not exist: what may have been meant. name: what of it is compared, all of it by default."""
+    near = get_close_matches(name or given, there, 3, 0.75)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(there)}." if len(there) < 40 else ""
+    return f"{given}: there is no such {'choice' if name else 'setting'}. {hint or 'python train.py --cfg job shows them all.'}"
+
+
+def _settings() -> Iterator[str]:
+    """The names of all settings under the choices of the command line."""
+    choices = [word for word in sys.argv[1:] if word.startswith(CHOICES) and "," not in word]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            cfg = compose("train", choices)
+        except HydraException:
+            cfg = compose("train")
+    raw = OmegaConf.to_container(cfg, resolve=False)
+
+    def names(prefix: str, value: object) -> Iterator[str]:
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            yield f"{prefix}{key}"
+            yield from names(f"{prefix}{key}.", inner)
+
+    return names("", raw)
