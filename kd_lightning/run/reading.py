@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,7 +17,17 @@ from kd_lightning.run.shown import printable
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 REMEDY = "Run the stage again, or copy the artifact again from where it came."
-UNLOADABLE = (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+UNLOADABLE = (
+    ImportError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def made_by(folder: Path) -> Record:
@@ -38,6 +49,8 @@ def settings(folder: Path) -> dict[str, Any]:
     found = _json(folder / "config.json")
     if chosen := [name for name in found if "_implementation" in name]:  # it may name code on the hub
         raise ValueError(f"{folder / 'config.json'} chooses code to run ({printable(chosen[0])}). Take this line out of it.")
+    if not isinstance(found.get("model_type"), str):
+        raise ValueError(f"{folder / 'config.json'} does not say of which type the model is (model_type). {REMEDY}")
     if not isinstance(found.get("id2label", {}), dict):
         raise ValueError(f"{folder / 'config.json'} has no names in id2label. {REMEDY}")
     return found
