@@ -20,7 +20,7 @@ FILE, METRICS = "run.yaml", "metrics.json"
 MOST = 4_000_000  # bytes of one of these files: that of 10,000 classes has one million
 LONGEST = 100_000  # characters of one value
 ALIASES = 100
-AGAIN = "Run the stage again, or take the artifact from where it came."
+AGAIN = "Run the stage again, or copy the artifact again from where it came."
 
 
 @dataclass(frozen=True)
