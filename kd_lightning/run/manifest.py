@@ -8,6 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from kd_lightning.run.record import AGAIN
 from kd_lightning.run.shown import acts
 
 FILE = "manifest.json"
@@ -28,13 +29,13 @@ def check(folder: Path) -> None:
     if not (folder / FILE).is_file():
         return
     for name, (size, digest) in _read(folder / FILE).items():
-        file, remedy = folder / name, "Run the stage again, or copy the artifact again from where it came."
+        file = folder / name
         if not file.is_file():
-            raise ValueError(f"{file} is missing, and {FILE} names it. {remedy}")
+            raise ValueError(f"{file} is missing, and {FILE} names it. {AGAIN}")
         if (there := file.stat().st_size) != size:
-            raise ValueError(f"{file} has {there:,} bytes in place of {size:,}. {remedy}")
+            raise ValueError(f"{file} has {there:,} bytes in place of {size:,}. {AGAIN}")
         if _digest(file) != digest:
-            raise ValueError(f"{file} is not what {FILE} says of it: it was altered or damaged. {remedy}")
+            raise ValueError(f"{file} is not what {FILE} says of it: it was altered or damaged. {AGAIN}")
 
 
 def _read(file: Path) -> dict[str, tuple[int, str]]:

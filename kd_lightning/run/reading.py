@@ -5,18 +5,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kd_lightning.run.artifact import load
 from kd_lightning.run.manifest import check
-from kd_lightning.run.record import Record, read
+from kd_lightning.run.record import AGAIN, Record, read
 from kd_lightning.run.shown import printable
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-REMEDY = "Run the stage again, or copy the artifact again from where it came."
-UNLOADABLE = (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+UNLOADABLE = (
+    ImportError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def made_by(folder: Path) -> Record:
@@ -38,8 +48,10 @@ def settings(folder: Path) -> dict[str, Any]:
     found = _json(folder / "config.json")
     if chosen := [name for name in found if "_implementation" in name]:  # it may name code on the hub
         raise ValueError(f"{folder / 'config.json'} chooses code to run ({printable(chosen[0])}). Take this line out of it.")
+    if not isinstance(found.get("model_type"), str):
+        raise ValueError(f"{folder / 'config.json'} does not say of which type the model is (model_type). {AGAIN}")
     if not isinstance(found.get("id2label", {}), dict):
-        raise ValueError(f"{folder / 'config.json'} has no names in id2label. {REMEDY}")
+        raise ValueError(f"{folder / 'config.json'} has no names in id2label. {AGAIN}")
     return found
 
 
@@ -49,7 +61,7 @@ def config(folder: Path) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except UNLOADABLE as error:
-        raise ValueError(f"{folder / 'config.json'} cannot be loaded ({_said(error)}). {REMEDY}") from error
+        raise ValueError(f"{folder / 'config.json'} cannot be loaded ({_said(error)}). {AGAIN}") from error
 
 
 def labels(config: PretrainedConfig, folder: Path) -> list[str]:
@@ -57,44 +69,42 @@ def labels(config: PretrainedConfig, folder: Path) -> list[str]:
     try:
         return [printable(str(config.id2label[number])) for number in range(config.num_labels)]
     except KeyError as error:
-        raise ValueError(f"{folder / 'config.json'} names no class {error} in id2label. {REMEDY}") from error
+        raise ValueError(f"{folder / 'config.json'} names no class {error} in id2label. {AGAIN}") from error
 
 
 def model(folder: Path) -> PreTrainedModel:
     """The model in the folder, with the head it was saved with, in float32."""
     config(folder)
     if not any((folder / name).is_file() for name in WEIGHTS):
-        raise ValueError(f"{folder / WEIGHTS[0]} is missing. {REMEDY}")
+        raise ValueError(f"{folder / WEIGHTS[0]} is missing. {AGAIN}")
     try:
         return load(folder)
     except UNLOADABLE as error:
-        raise ValueError(
-            f"{folder}: model.safetensors does not load with its config.json ({_said(error)}). {REMEDY}"
-        ) from error
+        raise ValueError(f"{folder}: model.safetensors does not load with its config.json ({_said(error)}). {AGAIN}") from error
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in VOCABULARIES):
-        raise ValueError(f"{folder / VOCABULARIES[0]} is missing. {REMEDY}")
+        raise ValueError(f"{folder / VOCABULARIES[0]} is missing. {AGAIN}")
     for file in sorted(folder.glob("tokenizer*.json")):
         found = _json(file)
         if file.name == VOCABULARIES[0] and not isinstance(found.get("model"), dict):
-            raise ValueError(f"{file} holds no tokenizer. {REMEDY}")
+            raise ValueError(f"{file} holds no tokenizer. {AGAIN}")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except UNLOADABLE as error:
-        raise ValueError(f"{folder}: its tokenizer cannot be loaded ({_said(error)}). {REMEDY}") from error
+        raise ValueError(f"{folder}: its tokenizer cannot be loaded ({_said(error)}). {AGAIN}") from error
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{file} is missing. {REMEDY}") from error
+        raise ValueError(f"{file} is missing. {AGAIN}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({_said(error)}). {REMEDY}") from error
+        raise ValueError(f"{file} cannot be read as JSON ({_said(error)}). {AGAIN}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no fields. {REMEDY}")
+        raise ValueError(f"{file} holds no fields. {AGAIN}")
     return found
 
 

@@ -1,6 +1,6 @@
 """What an artifact says of itself: `run.yaml` and `metrics.json`, read as data and checked field by field.
 
-run.yaml is plain YAML: no tag, no alias and no interpolation means anything in it. Its last entry, `settings`, is the whole
+run.yaml is plain YAML: no tag and no interpolation means anything in it. Its last entry, `settings`, is the whole
 configuration of the run, for people; nothing reads it back.
 """
 
@@ -18,7 +18,9 @@ from kd_lightning.run.shown import acts, printable
 
 FILE, METRICS = "run.yaml", "metrics.json"
 MOST = 4_000_000  # bytes of one of these files: that of 10,000 classes has one million
-AGAIN = "Run the stage again, or take the artifact from where it came."
+LONGEST = 100_000  # characters of one value
+ALIASES = 100
+AGAIN = "Run the stage again, or copy the artifact again from where it came."
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def read(folder: Path) -> Record:
         raise ValueError(f"{file} cannot be read as plain YAML ({said[:200]}). {AGAIN}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file} holds no fields. {AGAIN}")
-    if isinstance(found.get("method"), dict) or "distiller" in found:
+    if "distiller" in found or (isinstance(found.get("method"), dict) and "name" in found["method"]):
         raise ValueError(f"{file} was made by an earlier version of kd-lightning. Run the stage again.")
     try:
         task = None if found.get("task", 0) is None else _made(Task, found.get("task"), "task.")
@@ -155,6 +157,8 @@ def _quoted(value: Any) -> str:
 def _text(field: str, value: Any) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{field} is {_quoted(value)}, and not text")
+    if len(value) > LONGEST:
+        raise ValueError(f"{field} has more than {LONGEST:,} characters")
     if any(map(acts, value)):
         raise ValueError(f"{field} is {_quoted(value)}, and holds characters that are not shown but obeyed")
 
@@ -183,12 +187,19 @@ def _each(field: str, values: Any, check: Callable[[str, Any], None]) -> None:
 
 
 class _Plain(yaml.SafeLoader):
-    """Without aliases, a few of which can stand for more than memory holds."""
+    """Without merges and with few aliases: some lines of them can stand for more than memory holds."""
+
+    aliases = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds an alias (*), which no run writes")
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > ALIASES:
+            raise yaml.YAMLError(f"it holds more than {ALIASES} aliases (*)")
         return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.YAMLError("it merges mappings (<<), which no run does")
 
 
 class _Unaliased(yaml.SafeDumper):

@@ -44,8 +44,10 @@ def reader(name: str, settings: Sequence[str] = ()):
 
 def metric(name: str, monitor: str, classes: int) -> Metric:
     """A metric of the task, empty. classes: how many logits a row has."""
-    known = task(name).metrics
-    if monitor not in known:
-        raise ValueError(f"task {name} has no metric {ascii(monitor)[:60]}; it has {', '.join(known)}.")
-    factory = instantiate(known[monitor])
+    own = task(name)
+    if monitor not in own.metrics:
+        raise ValueError(f"task {name} has no metric {ascii(monitor)[:60]}; it has {', '.join(own.metrics)}.")
+    if OmegaConf.is_list(own.labels) and len(own.labels) != classes:  # else they are learned from the rows
+        raise ValueError(f"task {name} has {len(own.labels)} labels, and a row of these predictions {classes} logits.")
+    factory = instantiate(own.metrics[monitor])
     return factory(num_classes=classes) if "num_classes" in inspect.signature(factory).parameters else factory()

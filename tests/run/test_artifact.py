@@ -1,5 +1,7 @@
 """What a task stage keeps of its validation data."""
 
+import hashlib
+import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -7,12 +9,14 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 from transformers import BertConfig, BertForSequenceClassification
 
 from kd_lightning.data.batches import loader, validation_batches
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import MaskedLM
-from kd_lightning.run.artifact import megaflops, predict
+from kd_lightning.run.artifact import megaflops, predict, save
 from kd_lightning.student.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_lightning.student.cnn import CNNConfig, CNNForSequenceClassification
 
@@ -72,3 +76,54 @@ def test_operations_are_those_of_the_formulas():
     assert megaflops(lstm, length) == pytest.approx((16 * 150 * (300 + 150) * length + 2 * 300 * 2) / 1e6)
     cnn = CNNForSequenceClassification(CNNConfig(embedding_size=7, filters=5, kernel_sizes=[3], **words)).eval()
     assert megaflops(cnn, length) == pytest.approx((2 * (length + 2) * 3 * 7 * 5 + 2 * 5 * 2) / 1e6)
+
+
+def test_an_artifact_is_left_whole_with_its_record_and_checksums(make_encoder, engine, tmp_path):
+    """The labels are those that the student has learned, where the task says only how."""
+    learned = {"_target_": "kd_lightning.data.table.classes", "file": "mine.csv", "hub": None, "label": "stars"}
+    task = {"name": "table", "monitor": "accuracy", "labels": learned, "text": ["review"], "max_length": 16}
+    place = tmp_path / "artifacts" / "student"
+    settings = {
+        "artifact": f"{place}-seed7",
+        "setting": str(place),
+        "seed": 7,
+        "dtype": "float32",
+        "metric": "val/student/accuracy",
+        **{group: {"name": name} for group, name in {"method": "distilbert", "stage": "task", "scale": "demo"}.items()},
+        "task": task,
+        "data": {"reader": {"name": "table"}, "max_length": 16},
+        "networks": {"teacher": {"path": "a/teacher"}},
+        **{who: {"path": f"a/{who}"} for who in ("teacher", "student")},
+        "starts_from": {"teacher": {"method": "finetune", "stage": "teacher"}},
+        **{part: {"lr": 1} for part in ("distiller", "optim", "trainer")},
+    }
+    student = make_encoder(labels=LABELS, layers=1)
+    distiller = DistilBERTTask(temperature=1.0, soft=1.0, gold=1.0, **engine(student, make_encoder(labels=LABELS, layers=1)))
+    save(OmegaConf.create(settings), "python train.py a='\n'", {"val/student/accuracy": 0.5}, None, distiller)
+    (folder,) = (tmp_path / "artifacts").iterdir()
+    made = yaml.safe_load((folder / "run.yaml").read_text())
+    assert made.pop("settings") == settings
+    digests = made.pop("identity"), made.pop("setting")
+    assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
+    assert made == {
+        "name": "student",
+        "method": "distilbert",
+        "stage": "task",
+        "scale": "demo",
+        "seed": 7,
+        "metric": "val/student/accuracy",
+        "task": task | {"labels": list(LABELS)},
+        "teacher": "a/teacher",
+        "starts_from": {"teacher": "a/teacher"},
+        "command": "python train.py a='\\n'",
+    }
+    files = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "config.json", "run.yaml", "metrics.json"} < files
+    for name, about in json.loads((folder / "manifest.json").read_text())["files"].items():
+        files.discard(name)
+        assert about["sha256"] == hashlib.new("sha256", (folder / name).read_bytes()).hexdigest()
+    assert files == {"README.md", "manifest.json"}
+    save(OmegaConf.create(settings | {"artifact": f"{place}-seed8", "seed": 8}), "", {}, None, distiller)
+    other = yaml.safe_load((tmp_path / "artifacts" / "student-seed8" / "run.yaml").read_text())
+    assert other["setting"] == digests[1]
+    assert other["identity"] != digests[0]

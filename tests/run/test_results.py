@@ -36,3 +36,17 @@ def test_the_majority_class_is_measured_as_a_model_that_knows_no_other_answer(tm
         (result,) = collect([folder])
         found[monitor] = result.majority
     assert found == {"accuracy": 0.75, "f1": pytest.approx(6 / 7), "pearson": None}
+
+
+def test_seeds_of_one_model_have_the_same_rows_and_classes(tmp_path, write_record):
+    """The digest that puts them together is said by the artifacts themselves."""
+    rows = {"row": [0, 1], "label": [0, 1], "student": [[0.0, 1.0], [0.0, 1.0]]}
+    others = {"other rows": {"label": [1, 1]}, "other classes": {"student": [[0.0, 1.0, 0.0]] * 2}}
+    for words, change in others.items():
+        place = tmp_path / words
+        for name, changed in (("a", {}), ("b", change)):
+            write_record(place / name)
+            parquet.write_table(pa.table(rows | changed), place / name / "predictions.parquet")
+        (result,) = collect([place / "a", place / "b"])
+        with pytest.raises(ValueError, match=f"b/predictions.parquet has {words} than .*a/predictions.parquet"):
+            _ = result.predictions
