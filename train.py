@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> float:
         value, error = run_chain(cfg), None
     except MISTAKES as mistake:
         if HydraConfig.get().mode == RunMode.RUN:
-            raise
+            sys.exit(f"train.py: {sentence(mistake)}")
         value, error = math.nan, sentence(mistake)  # the sweep's other jobs go on
         print(f"train.py: {error}", file=sys.stderr)
     keep_result(cfg, value, error)

@@ -131,7 +131,7 @@ def make_bottleneck_pair(make_tokenizer, tmp_path_factory) -> Callable[..., tupl
         torch.manual_seed(seed)
         wide = {"hidden_size": 32, "intra_bottleneck_size": 64, "intermediate_size": 96, "num_feedforward_networks": 1}
         norms = {"normalization_type": "layer_norm", "hidden_act": "gelu"}
-        teacher = ib_bert(vocabulary=vocabulary, max_length=64, **shape, **wide, **norms)
+        teacher = ib_bert(path=vocabulary, max_length=64, **shape, **wide, **norms)
         flags = {"use_bottleneck_attention": False, "key_query_shared_bottleneck": True}
         thin = {"intra_bottleneck_size": 8, "intermediate_size": 16, "num_feedforward_networks": 2}
         norms = {"normalization_type": "no_norm", "hidden_act": "relu"}

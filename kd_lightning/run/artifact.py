@@ -1,9 +1,6 @@
 """What a run leaves: a Hugging Face folder that plain transformers loads, with the run's metrics and settings beside it."""
 
-import hashlib
 import json
-import os
-import shutil
 import statistics
 import time
 import warnings
@@ -21,9 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from kd_lightning.keep import replace
 from kd_lightning.run import manifest
-from kd_lightning.run.chain import identity
-from kd_lightning.run.record import Record, Task
+from kd_lightning.run.record import METRICS, Record, Task
 from kd_lightning.run.shown import printable
 
 CARD = """---
@@ -128,65 +125,45 @@ def export(distiller: L.LightningModule, folder: Path, dtype: torch.dtype) -> Pr
 
 
 def record(cfg: DictConfig, command: str, labels: Sequence[str]) -> Record:
-    """What run.yaml says of a run. labels: the student's, where the task learns its own from the rows."""
-    task, starts_from = None, {who: str(cfg[who].path) for who in cfg.starts_from}
-    if "reader" in cfg.data:
-        named = list(cfg.task.labels) if OmegaConf.is_list(cfg.task.labels) else labels
-        known = {name: cfg.task[name] for name in ("name", "monitor", "max_length")}
-        task = Task(**known, labels=[str(label) for label in named], text=list(cfg.task.text))
-    return Record(
-        name=Path(cfg.setting).name,
-        identity=_digest(sorted(identity(cfg).items())),
-        setting=_digest(cfg.setting),
-        method=cfg.method.name,
-        stage=cfg.stage.name,
-        scale=cfg.scale.name,
-        seed=cfg.seed,
-        metric=cfg.metric,
-        task=task,
-        teacher=None if cfg.networks.teacher is None else str(cfg.teacher.path),
-        starts_from=starts_from,
-        command=printable(command),
-    )
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()
+    """What run.yaml says of a stage. labels: the student's, where the task learns its own from the rows."""
+    known = {name: cfg[name] for name in ("name", "identity", "setting", "method", "stage", "scale", "seed", "metric")}
+    task = cfg.task and Task(**OmegaConf.to_container(cfg.task) | {"labels": list(labels)})
+    teacher = cfg.networks.teacher and str(cfg.networks.teacher.path)
+    return Record(**known, task=task, teacher=teacher, starts_from=dict(cfg.starts_from), command=printable(command))
 
 
 def save(
     cfg: DictConfig, command: str, metrics: dict[str, float], predictions: pa.Table | None, distiller: L.LightningModule
 ) -> None:
-    """Write the artifact beside its place and move it there whole."""
-    folder = Path(cfg.artifact)
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model = export(distiller, unfinished, getattr(torch, cfg.dtype))
-    size = sum(file.stat().st_size for file in unfinished.glob("*.safetensors"))
-    length = min(64, cfg.data.max_length)
-    facts: dict[str, Any] = {
-        "parameters": parameters(model),
-        "megabytes": round(size / 1e6, 2),
-        f"megaflops ({length} tokens)": round(megaflops(model, length), 3),
-        f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": round(latency([model], length)[0], 2),
-    }
-    rows = "\n".join(f"| {k} | {v:.4f} |" if isinstance(v, float) else f"| {k} | {v:,} |" for k, v in (metrics | facts).items())
-    (unfinished / "README.md").write_text(
-        CARD.format(
-            name=folder.name,
-            method=cfg.method.name,
-            stage=cfg.stage.name,
-            scale=cfg.scale.name,
+    """Write the artifact, whole or not at all."""
+
+    def write(folder: Path) -> None:
+        model = export(distiller, folder, getattr(torch, cfg.export_dtype))
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        length = min(64, cfg.data.max_length)
+        facts: dict[str, Any] = {
+            "parameters": parameters(model),
+            "megabytes": round(size / 1e6, 2),
+            f"megaflops ({length} tokens)": round(megaflops(model, length), 3),
+            f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": round(
+                latency([model], length)[0], 2
+            ),
+        }
+        shown = {k: f"{v:.4f}" if isinstance(v, float) else f"{v:,}" for k, v in (metrics | facts).items()}
+        card = CARD.format(
+            name=cfg.name,
+            method=cfg.method,
+            stage=cfg.stage,
+            scale=cfg.scale,
             loader=f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}",
-            rows=rows,
+            rows="\n".join(f"| {name} | {value} |" for name, value in shown.items()),
             command=command,
-        ),
-        encoding="utf-8",
-    )
-    record(cfg, command, distiller.student.spec.labels).write(unfinished, OmegaConf.to_container(cfg, resolve=True))
-    if predictions is not None:
-        parquet.write_table(predictions, unfinished / "predictions.parquet")
-    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    manifest.write(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        record(cfg, command, distiller.student.spec.labels).write(folder, OmegaConf.to_container(cfg))
+        if predictions is not None:
+            parquet.write_table(predictions, folder / "predictions.parquet")
+        (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        manifest.write(folder)
+
+    replace(Path(cfg.artifact), write)

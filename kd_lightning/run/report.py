@@ -5,41 +5,46 @@ import statistics
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from kd_lightning.run.artifact import latency, load, megaflops, parameters
-from kd_lightning.run.chain import finished
+from kd_lightning.run.chain import Plan, finished
 from kd_lightning.run.results import Result, collect, differences, mean_and_deviation
 from kd_lightning.run.shown import csv_cell, printable
 
 console = Console(markup=False, width=None if Console().is_terminal else 110)
 
 
-def show_plan(runs: list[DictConfig]) -> None:
-    for number, run in enumerate(runs, start=1):
+def show_plan(chain: Plan) -> None:
+    """Which stages come, from where, and what stands for or needs none."""
+    lines = [f"-. {stage}: {path} (given)" for stage, path in chain.given.items()]
+    lines += [f"-. {stage}: left out, nothing starts from it" for stage in chain.left_out]
+    for number, run in enumerate(chain.runs, start=1):
         state = "there already" if finished(run) else "to do"
-        line = f"{number}. {run.method.name} {run.stage.name}: {run.artifact} ({state})"
-        console.print(line, highlight=False, soft_wrap=True)
+        lines.append(f"{number}. {run.method} {run.stage}: {run.artifact} ({state})")
+    for line in lines:
+        console.print(printable(line), highlight=False, soft_wrap=True)
 
 
-def show_table(cfg: DictConfig, runs: list[DictConfig]) -> float:
-    """Print and write (`table.csv` in the artifact) teacher, student and baseline; returns the student's deciding metric.
+def show_table(chain: Plan) -> float:
+    """Print and write (`table.csv` in the artifact) teacher, student and what it is compared with; returns the student's
+    deciding metric.
 
-    The baseline is the same student without a teacher (method=finetune), where it is part of the runs. Of several seeds:
-    the mean with the standard deviation, and the median. Below stands whether the students differ (paired bootstrap).
-    Latency is measured here, all models taking turns in this process.
+    Of several seeds: the mean with the standard deviation, and the median. Below stands whether the students differ (paired
+    bootstrap). Latency is measured here, all models taking turns in this process.
     """
-    own = [run for run in runs if run.setting == cfg.setting]
-    others = [run for run in runs if run.setting != cfg.setting and run.metric == cfg.metric]
-    others = [run for run in others if run.stage.name != "teacher" and run.artifact != cfg.teacher.path]
+    own = [run for run in chain.runs if run.setting == chain.setting]
+    cfg = own[0]
+    teacher = cfg.networks.teacher and cfg.networks.teacher.path
+    others = [run for run in chain.runs if run.setting != chain.setting and run.metric == cfg.metric]
+    others = [run for run in others if run.stage != "teacher" and run.artifact != teacher]
     results = collect(run.artifact for run in [*own, *others])
     keys, name = (cfg.metric, cfg.metric.replace("val/", "test/")), cfg.metric.rpartition("/")[2]
-    rows = [(_who(result), str(result.folders[0]), *map(result.scores, keys)) for result in results]
-    if cfg.networks.teacher is not None:
+    rows = [(result.name, str(result.folders[0]), *map(result.scores, keys)) for result in results]
+    if teacher is not None:
         theirs = (results[0].scores(f"{split}/teacher/{name}")[:1] for split in ("val", "test"))
-        rows.insert(0, ("teacher", cfg.networks.teacher.path, *theirs))
+        rows.insert(0, ("teacher", teacher, *theirs))
     length = min(64, cfg.data.max_length)
     models = [load(folder) for _, folder, _, _ in rows]
     times = latency(models, length)
@@ -90,10 +95,6 @@ def show(rows: list[dict[str, str]], caption: str) -> None:
     for row in rows:
         table.add_row(*map(printable, row.values()))
     console.print(table)
-
-
-def _who(result: Result) -> str:
-    return f"{result.record.method} {result.record.stage}"
 
 
 def write_csv(path: Path, rows: list[dict[str, str]]) -> None:

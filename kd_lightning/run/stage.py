@@ -1,9 +1,10 @@
 """One stage: build, fit, measure, export."""
 
-import copy
 import logging
+import os
 import shutil
 import tempfile
+import time
 import warnings
 from datetime import timedelta
 from functools import partial
@@ -16,7 +17,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from kd_lightning.keep import lock
 from kd_lightning.run.artifact import export, measure, predict, save
+from kd_lightning.run.chain import finished, replaced
 from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -30,6 +33,7 @@ MEANT = (
     r"You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable",
     r".*LeafSpec.* is deprecated",
 )
+BEGUN = ".begun"  # beside an artifact while it is trained: by which launch
 
 
 def native_precision() -> str:
@@ -52,9 +56,7 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     optim = instantiate(cfg.optim, _convert_="all")
     engine = {key: optim.pop(key) for key in ("weight_decay", "schedule", "warmup")}
     optimizer = partial(optim.pop("optimizer"), **optim)  # what is left are its own settings
-    distiller = instantiate(
-        cfg.distiller, student=student, teacher=teacher, optimizer=optimizer, **engine, _convert_="all"
-    )
+    distiller = instantiate(cfg.distiller, student=student, teacher=teacher, optimizer=optimizer, **engine, _convert_="all")
     if isinstance(teacher, StoredTeacher) and (distiller.teacher_needs.hidden or distiller.teacher_needs.attention):
         if not cfg.distiller.get("valid_only", True):
             raise ValueError(
@@ -82,26 +84,27 @@ def rehearse(runs: list[DictConfig]) -> None:
 
 
 def make(cfg: DictConfig, command: str) -> None:
-    """Run a stage, if no other process has made its artifact meanwhile. Of several processes that train together the first
+    """Run a stage, unless another process has made its artifact meanwhile. Where several processes train together the first
     one decides, and the others do as it does."""
     launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ.get('MASTER_PORT')}"
-    begun = Path(f"{cfg.artifact}.run", "begun")
+    begun = Path(f"{cfg.artifact}{BEGUN}")
     if rank_zero_only.rank:
-        while not finished(cfg):
-            if begun.is_file() and begun.read_text(encoding="utf-8") == launch:
-                run(cfg, command)
+        while not (begun.is_file() and begun.read_text(encoding="utf-8") == launch):
+            if finished(cfg):
                 return
             time.sleep(0.2)
-        return
-    with lock(Path(cfg.artifact)):
-        if not finished(cfg):
-            run(cfg, command, begun if "MASTER_PORT" in os.environ else None, launch)
+        run(cfg, command)
+    else:
+        with lock(Path(cfg.artifact)):
+            if not finished(cfg):
+                run(cfg, command, launch)
 
 
-def run(cfg: DictConfig, command: str) -> dict[str, float]:
-    """Train one stage and leave its artifact; returns its metrics.
+def run(cfg: DictConfig, command: str, launch: str = "") -> None:
+    """Train one stage and leave its artifact.
 
-    Checkpoints and logs lie in `<artifact>.run` while it trains, and ckpt_path=last goes on from there.
+    Checkpoints lie in `<artifact>.run` while it trains, and ckpt_path=last goes on from there; the logger's files stay.
+    launch: what the other processes that train with this one wait for.
     """
     work = Path(f"{cfg.artifact}.run")
     resume = _checkpoint(cfg.ckpt_path, work)
@@ -116,6 +119,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
         if resume is None:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
+        Path(f"{cfg.artifact}{BEGUN}").write_text(launch, encoding="utf-8")
     precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
     if distiller.teacher is not None and precision == "bf16-mixed":
         distiller.teacher.to(torch.bfloat16)
@@ -124,8 +128,10 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
     best = kept("best", monitor, mode="max", save_last=True)
     last = kept("last", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes))
     logger = instantiate(cfg.logger, save_dir=str(work))
-    callbacks = [*instantiate(cfg.callback, _convert_="all").values(), best, last]
-    trainer = instantiate(cfg.trainer, precision=precision, logger=logger, callbacks=callbacks, default_root_dir=str(work))
+    callbacks = [callback for callback in instantiate(cfg.callback, _convert_="all").values() if callback is not None]
+    trainer = instantiate(
+        cfg.trainer, precision=precision, logger=logger, callbacks=[*callbacks, best, last], default_root_dir=str(work)
+    )
     if trainer.world_size > 1 and not trainer.strategy.cluster_environment.creates_processes_externally:
         raise ValueError(
             f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., so "
@@ -144,8 +150,8 @@ def run(cfg: DictConfig, command: str) -> dict[str, float]:
     if trainer.is_global_zero:
         save(cfg, command, metrics, predictions, distiller)
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        Path(f"{cfg.artifact}{BEGUN}").unlink(missing_ok=True)
     trainer.strategy.barrier()
-    return metrics
 
 
 def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:

@@ -13,13 +13,13 @@ from kd_lightning.encoder import Encoder, masked_lm, tokenizer_of
 from kd_lightning.student.ib_bert import IBBertConfig
 
 
-def ib_bert(*, vocabulary: str | Path, max_length: int, **shape: bool | int | str) -> Encoder:
+def ib_bert(*, path: str | Path, max_length: int, **shape: bool | int | str) -> Encoder:
     """An IB-BERT masked LM of random start.
 
-    vocabulary: a folder or hub name whose tokenizer it takes. max_length: positions, special tokens included. shape: fields
+    path: a folder or hub name whose tokenizer it takes. max_length: positions, special tokens included. shape: fields
     of `transformers.MobileBertConfig`. Pre-trained without dropout, as `fresh.bert`; who fine-tunes it finds 0.1.
     """
-    tokenizer = tokenizer_of(vocabulary)
+    tokenizer = tokenizer_of(path)
     tokenizer.model_max_length = max_length
     read = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": max_length}
     dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}

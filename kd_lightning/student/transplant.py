@@ -2,21 +2,25 @@
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoModelForMaskedLM, DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel
 
-from kd_lightning.encoder import Encoder
+from kd_lightning.encoder import Encoder, masked_lm
 from kd_lightning.layer_maps import resolve_copy
 
 
-def smaller(teacher: Encoder, *, copy_layers: str | Sequence[int] | None, **shape: int) -> Encoder:
+def smaller(teacher: Encoder, *, path: str | Path | None, copy_layers: str | Sequence[int] | None, **shape: int) -> Encoder:
     """A masked LM of the teacher's own kind with other sizes (TinyBERT, section 4.1).
 
-    shape: fields of the teacher's configuration, e.g. num_hidden_layers=4, hidden_size=312. copy_layers: the teacher's
-    layers (1..N, a name or a list) that initialise the student's, with the embeddings and the head; None: random start.
+    path: where a student lies that goes on; None: a new one, of what follows. shape: fields of the teacher's configuration,
+    e.g. num_hidden_layers=4, hidden_size=312. copy_layers: the teacher's layers (1..N, a name or a list) that initialise the
+    student's, with the embeddings and the head; None: random start.
     """
+    if path is not None:
+        return masked_lm(path)
     config = copy.deepcopy(teacher.model.config)
     for name, value in shape.items():
         if not hasattr(config, name):
@@ -78,6 +82,7 @@ HEAD_NAMES = {
 def distilbert(
     teacher: Encoder,
     *,
+    path: str | Path | None,
     num_hidden_layers: int,
     copy_layers: str | Sequence[int] | None,
     copy_head: bool,
@@ -86,17 +91,20 @@ def distilbert(
 ) -> Encoder:
     """A DistilBERT of the teacher's width, without segment embeddings and pooler (Sanh et al. 2019, section 3).
 
-    copy_layers: the BERT layers (1..N) it starts from, a name or a list; None: random start ("random" in the paper's
-    ablation). copy_head: the transform of the MLM head too. fold_token_type: add the teacher's segment-0 vector, which
+    path: where a student lies that goes on; None: a new one, of what follows. copy_layers: the BERT layers (1..N) it starts
+    from, a name or a list; None: random start ("random" in the paper's ablation). copy_head: the transform of the MLM head too. fold_token_type: add the teacher's segment-0 vector, which
     DistilBERT has no table for, to every position, so that a full copy computes what the teacher computes.
     freeze_position_embeddings: as in effect in the release.
 
     Deviation: the release leaves the transform of the MLM head random (copy_head=false here).
     """
+    if path is not None:
+        return masked_lm(path)
     theirs = teacher.model.config
     if theirs.model_type != "bert":
         raise ValueError(
-            f"student: a DistilBERT starts from a BERT, and this teacher is a {theirs.model_type}. Use student=smaller."
+            f"student: a DistilBERT starts from a BERT, and this teacher is a {theirs.model_type}. Use "
+            "student=smaller, with its sizes."
         )
     config = DistilBertConfig(
         vocab_size=theirs.vocab_size,

@@ -102,7 +102,7 @@ def test_transformers_builds_the_papers_architectures(model, config, parameters)
 def test_a_distilbert_of_bert_base_has_the_papers_size(layers, base):
     """Check A: V·768 + 512·768 + 2·768 + L·7,087,872, and the masked LM's head."""
     with torch.device("meta"):
-        student = distilbert(base, num_hidden_layers=layers, copy_layers=None, **PLAIN)
+        student = distilbert(base, path=None, num_hidden_layers=layers, copy_layers=None, **PLAIN)
     encoder = 30522 * 768 + 512 * 768 + 2 * 768 + layers * 7_087_872
     assert count(student.model.distilbert) == encoder
     assert count(student.model) == encoder + 590_592 + 1_536 + 30522
@@ -122,7 +122,7 @@ def test_a_distilbert_of_bert_base_has_the_papers_size(layers, base):
 def test_a_tinybert_of_bert_base_has_the_papers_size(shape, parameters, without_pooler, base):
     """TinyBERT, check A."""
     with torch.device("meta"):
-        student = smaller(base, copy_layers=None, **shape)
+        student = smaller(base, path=None, copy_layers=None, **shape)
     assert count(student.model) == parameters
     assert count(student.model.bert) == without_pooler
     assert (student.spec.heads, student.spec.vocabulary) == (12, 30522)
@@ -133,7 +133,7 @@ def test_a_tinybert_of_bert_base_has_the_papers_size(shape, parameters, without_
 def test_as_many_tensors_are_copied_as_in_the_release(preset, head, copied, deep):
     """Check B."""
     numbers = PLAIN | {"copy_head": head}
-    student = distilbert(deep, num_hidden_layers=6, copy_layers=preset, **numbers).model.state_dict()
+    student = distilbert(deep, path=None, num_hidden_layers=6, copy_layers=preset, **numbers).model.state_dict()
     teacher = deep.model.state_dict()
     table = origins(PRESETS[preset], head)
     equal = {n for n, t in student.items() if any(torch.equal(t, o) for o in teacher.values() if o.shape == t.shape)}
@@ -144,13 +144,13 @@ def test_as_many_tensors_are_copied_as_in_the_release(preset, head, copied, deep
 
 
 def test_layers_to_copy_can_be_listed(deep):
-    student = distilbert(deep, num_hidden_layers=2, copy_layers=[4, 11], **PLAIN).model.state_dict()
+    student = distilbert(deep, path=None, num_hidden_layers=2, copy_layers=[4, 11], **PLAIN).model.state_dict()
     for ours, theirs in origins([4, 11], True).items():
         assert_close(student[ours], deep.model.state_dict()[theirs], rtol=0, atol=0)
 
 
 def test_a_student_owns_its_memory_and_ties_its_own_embeddings(deep):
-    student = distilbert(deep, num_hidden_layers=6, copy_layers="hf_official", **PLAIN)
+    student = distilbert(deep, path=None, num_hidden_layers=6, copy_layers="hf_official", **PLAIN)
     embeddings = student.model.distilbert.embeddings.word_embeddings.weight
     assert student.model.vocab_projector.weight.data_ptr() == embeddings.data_ptr()
     theirs = {tensor.data_ptr() for tensor in deep.model.state_dict().values()}
@@ -164,7 +164,7 @@ def test_a_student_owns_its_memory_and_ties_its_own_embeddings(deep):
 
 
 def test_a_random_start_copies_nothing(deep):
-    student = distilbert(deep, num_hidden_layers=6, copy_layers=None, **PLAIN)
+    student = distilbert(deep, path=None, num_hidden_layers=6, copy_layers=None, **PLAIN)
     theirs = [tensor for tensor in deep.model.state_dict().values() if tensor.ndim > 1]
     ours = [tensor for tensor in student.model.state_dict().values() if tensor.ndim > 1]
     assert not any(a.shape == b.shape and torch.equal(a, b) for a in ours for b in theirs)
@@ -179,7 +179,7 @@ def test_a_full_copy_computes_what_the_teacher_computes(segments, fold, make_enc
         with torch.no_grad():
             teacher.model.bert.embeddings.token_type_embeddings.weight[0] = 0
     numbers = PLAIN | {"fold_token_type": fold}
-    student = distilbert(teacher, num_hidden_layers=4, copy_layers="uniform", **numbers).eval()
+    student = distilbert(teacher, path=None, num_hidden_layers=4, copy_layers="uniform", **numbers).eval()
     batch, needs = corpus_batch(), Needs(hidden=frozenset({4}), logits=True)
     rows = batch["attention_mask"].flatten().nonzero().squeeze(-1)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_a_full_copy_computes_what_the_teacher_computes(segments, fold, make_enc
 def test_a_random_head_does_not_compute_what_the_teacher_computes(make_encoder, corpus_batch):
     teacher = make_encoder(layers=2)
     numbers = PLAIN | {"fold_token_type": True, "copy_head": False}
-    student = distilbert(teacher, num_hidden_layers=2, copy_layers="uniform", **numbers).eval()
+    student = distilbert(teacher, path=None, num_hidden_layers=2, copy_layers="uniform", **numbers).eval()
     batch, needs = corpus_batch(), Needs(hidden=frozenset({2}), logits=True)
     with torch.no_grad():
         ours, theirs = (network(batch, needs) for network in (student, teacher))
@@ -203,22 +203,22 @@ def test_a_random_head_does_not_compute_what_the_teacher_computes(make_encoder, 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_positions_are_frozen_only_on_request(freeze, deep):
     numbers = PLAIN | {"freeze_position_embeddings": freeze}
-    student = distilbert(deep, num_hidden_layers=6, copy_layers="hf_official", **numbers)
+    student = distilbert(deep, path=None, num_hidden_layers=6, copy_layers="hf_official", **numbers)
     frozen = {name for name, p in student.named_parameters() if not p.requires_grad}
     assert frozen == ({"model.distilbert.embeddings.position_embeddings.weight"} if freeze else set())
 
 
 def test_a_student_reads_the_teachers_token_ids(deep):
     for student in (
-        distilbert(deep, num_hidden_layers=6, copy_layers=None, **PLAIN),
-        smaller(deep, copy_layers=None, num_hidden_layers=2),
+        distilbert(deep, path=None, num_hidden_layers=6, copy_layers=None, **PLAIN),
+        smaller(deep, path=None, copy_layers=None, num_hidden_layers=2),
     ):
         assert (student.spec.vocabulary, student.spec.vocabulary_id) == (97, deep.spec.vocabulary_id)
 
 
 def test_a_distilbert_of_another_kind_of_teacher_is_refused(make_encoder):
     with pytest.raises(ValueError, match=r"starts from a BERT, and this teacher is a roberta\. Use student=smaller"):
-        distilbert(make_encoder("roberta"), num_hidden_layers=2, copy_layers=None, **PLAIN)
+        distilbert(make_encoder("roberta"), path=None, num_hidden_layers=2, copy_layers=None, **PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ def test_a_distilbert_of_another_kind_of_teacher_is_refused(make_encoder):
 )
 def test_layers_that_cannot_be_copied_are_refused(layers, words, deep):
     with pytest.raises(ValueError, match=words):
-        distilbert(deep, num_hidden_layers=6, copy_layers=layers, **PLAIN)
+        distilbert(deep, path=None, num_hidden_layers=6, copy_layers=layers, **PLAIN)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert"])
 def test_a_smaller_student_of_any_kind_copies_blocks_by_the_map_and_the_rest_by_name(kind, make_encoder):
     teacher = make_encoder(kind, layers=4)
-    student = smaller(teacher, copy_layers=[2, 4], num_hidden_layers=2)
+    student = smaller(teacher, path=None, copy_layers=[2, 4], num_hidden_layers=2)
     source, target = teacher.model.state_dict(), student.model.state_dict()
     moved = {"layer.0.": "layer.1.", "layer.1.": "layer.3."}
     for name, tensor in target.items():
@@ -251,7 +251,7 @@ def test_a_smaller_student_of_any_kind_copies_blocks_by_the_map_and_the_rest_by_
 
 def test_a_full_smaller_copy_computes_what_the_teacher_computes(make_encoder, corpus_batch):
     teacher, batch, needs = make_encoder(layers=2), corpus_batch(), Needs(logits=True)
-    student = smaller(teacher, copy_layers="uniform").eval()
+    student = smaller(teacher, path=None, copy_layers="uniform").eval()
     with torch.no_grad():
         ours, theirs = (network(batch, needs).logits(batch["rows"]) for network in (student, teacher))
     assert_close(ours, theirs, rtol=0, atol=0)
@@ -259,11 +259,11 @@ def test_a_full_smaller_copy_computes_what_the_teacher_computes(make_encoder, co
 
 def test_a_smaller_student_starts_at_random_and_leaves_the_teachers_configuration_alone(make_encoder):
     teacher = make_encoder(layers=4)
-    student = smaller(teacher, copy_layers=None, num_hidden_layers=2, hidden_size=16, intermediate_size=20)
+    student = smaller(teacher, path=None, copy_layers=None, num_hidden_layers=2, hidden_size=16, intermediate_size=20)
     assert (student.spec.layers, student.spec.hidden, student.spec.heads) == (2, 16, 4)
     assert (teacher.model.config.num_hidden_layers, teacher.model.config.hidden_size) == (4, 32)
     torch.manual_seed(5)
-    weight = smaller(teacher, copy_layers=None, num_hidden_layers=2).model.bert.encoder.layer[0].output.dense.weight
+    weight = smaller(teacher, path=None, copy_layers=None, num_hidden_layers=2).model.bert.encoder.layer[0].output.dense.weight
     assert weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
@@ -289,4 +289,4 @@ def test_a_smaller_student_starts_at_random_and_leaves_the_teachers_configuratio
 )
 def test_an_impossible_smaller_student_is_refused_in_a_sentence(shape, layers, words, make_encoder):
     with pytest.raises(ValueError, match=words):
-        smaller(make_encoder(layers=4), copy_layers=layers, **shape)
+        smaller(make_encoder(layers=4), path=None, copy_layers=layers, **shape)
