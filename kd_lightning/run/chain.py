@@ -10,6 +10,7 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kd_lightning.run import record
 from kd_lightning.run.identity import ARTIFACT, Settings, digest, settings, without_seeds
+from kd_lightning.run.mistake import unknown
 from kd_lightning.run.naming import differences, file_name
 
 SAID = ("trainer", "optim", "data")  # what is said of these at the root is said of every stage
@@ -65,6 +67,7 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
         same = choice.method == own.method.name
         wanted.append((own if same else _prepared(compose("train", [f"method={choice.method}", *kept])), choice.stage))
     usual = {chain.method.name: _default(chain) for chain, _ in wanted}
+    _refuse_added(own, usual[own.method.name][0])
     runs: dict[str, DictConfig] = {}
     for number in range(own.seeds):
         for chain, stage in wanted:
@@ -201,11 +204,23 @@ def _runs(cfg: DictConfig, default: DictConfig, demanded: bool, target: str, see
 
 def _default(cfg: DictConfig) -> tuple[DictConfig, bool]:
     """This method, scale and task with nothing else said; and whether something must be said, which is then as it is here."""
-    default = compose("train", [f"{group}={cfg[group].name}" for group in ("method", "scale", "task")])
+    default = copy.deepcopy(_composed(*(cfg[group].name for group in ("method", "scale", "task"))))
     demanded = [key for word in default if word not in SAID for key in _missing(default, word)]
     for key in demanded:
         OmegaConf.update(default, key, OmegaConf.select(cfg, key))
     return _prepared(default), bool(demanded)
+
+
+@cache
+def _composed(method: str, scale: str, task: str) -> DictConfig:
+    return compose("train", [f"method={method}", f"scale={scale}", f"task={task}"])
+
+
+def _refuse_added(cfg: DictConfig, default: DictConfig) -> None:
+    """What `+name=value` adds here nothing would read."""
+    for prefix, ours, usual in (("", cfg, default), ("method.", cfg.method, default.method)):
+        for key in (key for key in ours if key not in usual):
+            raise ValueError(unknown(f"{prefix}{key}", [f"{prefix}{name}" for name in usual]))
 
 
 def _missing(cfg: DictConfig, name: str) -> Iterator[str]:

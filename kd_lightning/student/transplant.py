@@ -92,9 +92,9 @@ def distilbert(
     """A DistilBERT of the teacher's width, without segment embeddings and pooler (Sanh et al. 2019, section 3).
 
     path: where a student lies that goes on; None: a new one, of what follows. copy_layers: the BERT layers (1..N) it starts
-    from, a name or a list; None: random start ("random" in the paper's ablation). copy_head: the transform of the MLM head too. fold_token_type: add the teacher's segment-0 vector, which
-    DistilBERT has no table for, to every position, so that a full copy computes what the teacher computes.
-    freeze_position_embeddings: as in effect in the release.
+    from, a name or a list; None: random start ("random" in the paper's ablation). copy_head: the transform of the MLM head
+    too. fold_token_type: add the teacher's segment-0 vector, which DistilBERT has no table for, to every position, so that a
+    full copy computes what the teacher computes. freeze_position_embeddings: as in effect in the release.
 
     Deviation: the release leaves the transform of the MLM head random (copy_head=false here).
     """
