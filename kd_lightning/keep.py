@@ -36,7 +36,6 @@ def lock(place: Path) -> Iterator[None]:
     file = Path(f"{place}.lock")
     made = [folder for folder in file.parents if not folder.exists()]
     with _Sentences(place):
-        file.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(file, is_singleton=True, on_acquired=_sign, poll_interval=POLL)
         try:
             held.acquire(timeout=POLL)

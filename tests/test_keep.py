@@ -207,7 +207,7 @@ def test_a_disk_that_is_really_full_is_left_as_it_was(tmp_path):
         with pytest.raises(ValueError, match="the disk is full"):
             keep(tmp_path / "cache" / "thing", lambda scratch: scratch.write_bytes(bytes(100_000)))
         assert names(tmp_path / "cache") == []
-        (tmp_path / "fill").write_bytes(bytes(60_000))  # so that not even the lock's file can be written into
+        (tmp_path / "fill").write_bytes(bytes(65_536))  # so that not even the lock's file can be written into
         with pytest.raises(ValueError, match="the disk is full"):
             keep(tmp_path / "cache" / "thing", lambda scratch: scratch.write_bytes(bytes(100_000)))
         assert names(tmp_path / "cache") == []

@@ -98,6 +98,18 @@ def test_two_artifacts_of_a_task_are_refused_and_leave_nothing(glue, artifact, t
     assert not list(tmp_path.glob("*.zip*"))
 
 
+def test_an_interrupted_zip_leaves_the_one_before_as_it_was(glue, artifact, tmp_path, monkeypatch):
+    (tmp_path / "submission.zip").write_text("the one before")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write([artifact("rte")], glue, tmp_path / "submission.zip")
+    assert [path.read_text() for path in tmp_path.glob("submission*")] == ["the one before"]
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -26,7 +26,7 @@ def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int,
         raise ValueError(f"student.text_files: {', '.join(absent)} cannot be found.")
     key = json.dumps([sorted((name, Path(name).stat().st_size) for name in text_files), vocab_size, max_length])
     folder = Path(cache) / f"vocabulary-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
-    keep(folder, lambda scratch: _learn(text_files, vocab_size, max_length).save_pretrained(scratch))
+    keep(folder, lambda scratch: _learn(text_files, vocab_size, max_length, f"{scratch}-text").save_pretrained(scratch))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -41,8 +41,8 @@ def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int,
     return Encoder(model, tokenizer)
 
 
-def _learn(text_files: list[str], vocab_size: int, max_length: int) -> BertTokenizerFast:
+def _learn(text_files: list[str], vocab_size: int, max_length: int, cache: str) -> BertTokenizerFast:
     learner = BertWordPieceTokenizer(lowercase=True)
-    lines = load_dataset("text", data_files=text_files, split="train").to_iterable_dataset()
+    lines = load_dataset("text", data_files=text_files, split="train", cache_dir=cache).to_iterable_dataset()
     learner.train_from_iterator((row["text"] for row in lines), vocab_size=vocab_size, min_frequency=2, show_progress=True)
     return BertTokenizerFast(vocab=learner.get_vocab(), do_lower_case=True, model_max_length=max_length)

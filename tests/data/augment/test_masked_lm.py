@@ -192,6 +192,22 @@ def test_an_interruption_leaves_nothing(augment, tmp_path, monkeypatch):
     assert len(augment(probability=1)(rows())) == 6
 
 
+def test_an_interruption_after_the_masked_lm_was_asked_leaves_its_candidates_alone(augment, tmp_path, monkeypatch):
+    monkeypatch.setattr("kd_lightning.data.augment.masked_lm.BLOCK", 1)
+    drawn = []
+
+    def stop(*given, **more):
+        drawn.append(given)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return draws(*given, **more)
+
+    monkeypatch.setattr("kd_lightning.data.augment.masked_lm.draws", stop)
+    with pytest.raises(KeyboardInterrupt):
+        list(augment()(rows()))
+    assert [name.partition("-")[0] for name in files(tmp_path)] == ["candidates"]
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: data[:4] + bytes(100) + data[104:]])
 @pytest.mark.parametrize("name", ["augmented", "candidates"])
 def test_a_damaged_file_is_refused_by_name(name, damage, augment, tmp_path):
