@@ -137,6 +137,15 @@ def test_what_cannot_be_submitted_is_refused_and_leaves_nothing(damage, words, g
     assert not list(tmp_path.glob("*.zip*"))
 
 
+def test_every_row_wants_an_answer_where_training_leaves_bad_ones_out_too(artifact, tmp_path):
+    """QQP's own files have such rows, and conf/task/qqp.yaml skips them."""
+    assert OmegaConf.load(CONF / "task" / "qqp.yaml").on_bad_row == "skip"
+    (tmp_path / "glue" / "QQP").mkdir(parents=True)
+    (tmp_path / "glue" / "QQP" / "test.tsv").write_text("id\tquestion1\tquestion2\n0\tw5\tw6\n1\tw7\n")
+    with pytest.raises(ValueError, match=r"test\.tsv has 1 bad row \(line 3: 2 fields for 3 columns\)"):
+        write([artifact("qqp")], str(tmp_path / "glue"), tmp_path / "submission.zip")
+
+
 def test_the_command_says_a_mistake_in_one_sentence(tmp_path):
     command = [sys.executable, "-m", "kd_lightning.submission", str(tmp_path / "nothing")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent)

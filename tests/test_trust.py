@@ -394,6 +394,18 @@ def test_settings_of_another_form_are_one_sentence(change, run, artifact):
         assert one_sentence(run(name)[1], name, "config.json")
 
 
+@pytest.mark.parametrize(
+    ("names", "refuse"), [(("positive", "negative"), ["submission"]), (("no", "yes"), ["submission", "word_order"])]
+)
+def test_a_model_of_other_classes_than_its_tasks_is_refused(names, refuse, run, artifact):
+    """In another order the leaderboard's words would be wrong."""
+    settings = json.loads((artifact / "config.json").read_text()) | {"id2label": dict(enumerate(names))}
+    (artifact / "config.json").write_text(json.dumps(settings))
+    said = {name: run(name)[1] for name in ("submission", "word_order")}
+    assert [name for name, refused in said.items() if refused is not None] == refuse
+    assert all("classes" in said[name] for name in refuse)
+
+
 def test_the_hub_is_not_asked_for_what_a_folder_lacks(run, artifact, monkeypatch):
     """Nor anything else in the network."""
     monkeypatch.setattr("socket.socket.connect", functools.partial(pytest.fail, "a connection"))

@@ -5,7 +5,6 @@ configuration of the run, for people; nothing reads it back.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -122,7 +121,7 @@ def read_metrics(folder: Path) -> dict[str, float]:
         raise ValueError(f"{file} holds no names with a number each. {AGAIN}")
     for name, value in found.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if any(map(acts, name)) or not number or abs(value) > 1e300 or math.isinf(value):
+        if any(map(acts, name)) or not number or abs(value) > 1e300:
             raise ValueError(f"{file}: {_quoted(name)} is {_quoted(value)}, and not a name with a finite number. {AGAIN}")
     return {name: float(value) for name, value in found.items()}
 
