@@ -6,7 +6,7 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,41 +43,76 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+# What a model raises that cannot be run or counted as it is here.
+UNMEASURABLE = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, AssertionError)
+
+
 @torch.inference_mode()
-def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> list[float]:
-    """Milliseconds for one sequence of this length, median over repeats, the models taking turns (batch 1, float32, CPU)."""
-    ids = torch.full((1, length), 5)
+def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> list[float | None]:
+    """Milliseconds for one sequence of this length, median over repeats, the models taking turns (batch 1, float32, CPU).
+
+    None, and a sentence is printed, for one that cannot be measured.
+    """
     times: list[list[float]] = [[] for _ in models]
+    running = [_asked(model, "latency", lambda model=model: bool(model(**_sequence(model, length)))) for model in models]
     for turn in range(repeats + 3):  # the first three only warm up
-        for model, measured in zip(models, times, strict=True):
+        for model, runs, measured in zip(models, running, times, strict=True):
+            if not runs:
+                continue
             start = time.perf_counter()
-            model(input_ids=ids)
+            model(**_sequence(model, length))
             if turn >= 3:
                 measured.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(measured) for measured in times]
+    return [statistics.median(measured) if measured else None for measured in times]
 
 
 @torch.inference_mode()
-def megaflops(model: PreTrainedModel, length: int) -> float:
+def megaflops(model: PreTrainedModel, length: int) -> float | None:
     """Millions of floating-point operations for one sequence of this length, a multiply-add is two: all matrix products and
-    convolutions, attention and LSTMs taken apart into theirs."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "TF32 acceleration")  # torch's, where there is none; nothing here uses it
-        with (
-            torch.backends.mkldnn.flags(enabled=False),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            model(input_ids=torch.full((1, length), 5))
-    return counter.get_total_flops() / 1e6
+    convolutions, attention and LSTMs taken apart into theirs. None, and a sentence is printed, where they cannot be counted.
+    """
+    learned = [p for p in model.parameters() if p.requires_grad]
+
+    def count() -> float:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TF32 acceleration")  # torch's, where there is none; nothing here uses it
+            with (
+                torch.backends.mkldnn.flags(enabled=False),
+                sdpa_kernel(SDPBackend.MATH),
+                FlopCounterMode(display=False) as counter,
+            ):
+                model(**_sequence(model, length))
+        return counter.get_total_flops() / 1e6
+
+    try:
+        for parameter in learned:  # the counter looks for the graph of one that a module takes as its input (DeBERTa)
+            parameter.requires_grad_(False)
+        return _asked(model, "number of operations", count)
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def _sequence(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
+    ids = torch.full((1, length), min(5, model.config.vocab_size - 1))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _asked(model: PreTrainedModel, what: str, question: Callable[[], Any]) -> Any:
+    try:
+        return question()
+    except UNMEASURABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"{type(model).__name__}: its {what} cannot be measured and is left out ({reason}).")
+        return None
 
 
 def load(folder: str | Path) -> PreTrainedModel:
     """The model in an artifact, or of a hub name, with the head it was saved with, in float32."""
-    names = AutoConfig.from_pretrained(folder).architectures or ["BertModel"]
+    names = AutoConfig.from_pretrained(folder, trust_remote_code=False).architectures or ["BertModel"]
     heads = {"SequenceClassification": AutoModelForSequenceClassification, "MaskedLM": AutoModelForMaskedLM}
     auto_class = next((found for head, found in heads.items() if names[0].endswith(head)), AutoModel)
-    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+    return auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
 def made_by(folder: Path) -> DictConfig:
@@ -85,7 +120,7 @@ def made_by(folder: Path) -> DictConfig:
     if not (folder / "run.yaml").is_file():
         raise ValueError(f"{folder}: no artifact is there (a folder with run.yaml and model.safetensors, from stage=task).")
     cfg = OmegaConf.load(folder / "run.yaml")
-    if not AutoConfig.from_pretrained(folder).architectures[0].endswith("ForSequenceClassification"):
+    if not AutoConfig.from_pretrained(folder, trust_remote_code=False).architectures[0].endswith("ForSequenceClassification"):
         raise ValueError(
             f"{folder}: this encoder has no head that classifies (method {cfg.method.name}, stage {cfg.stage.name}). "
             "Choose what stage=task left."
@@ -143,13 +178,19 @@ def save(
     shutil.rmtree(unfinished, ignore_errors=True)
     model = export(distiller, unfinished, getattr(torch, cfg.dtype))
     size = sum(file.stat().st_size for file in unfinished.glob("*.safetensors"))
+    OmegaConf.save(cfg, unfinished / "run.yaml", resolve=True)
+    if predictions is not None:
+        parquet.write_table(predictions, unfinished / "predictions.parquet")
+    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     length = min(64, cfg.data.max_length)
+    measured = megaflops(model, length), latency([model], length)[0]
     facts: dict[str, Any] = {
         "parameters": parameters(model),
         "megabytes": round(size / 1e6, 2),
-        f"megaflops ({length} tokens)": round(megaflops(model, length), 3),
-        f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": round(latency([model], length)[0], 2),
+        f"megaflops ({length} tokens)": None if measured[0] is None else round(measured[0], 3),
+        f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": measured[1] and round(measured[1], 2),
     }
+    facts = {name: value for name, value in facts.items() if value is not None}
     rows = "\n".join(f"| {k} | {v:.4f} |" if isinstance(v, float) else f"| {k} | {v:,} |" for k, v in (metrics | facts).items())
     (unfinished / "README.md").write_text(
         CARD.format(
@@ -163,9 +204,5 @@ def save(
         ),
         encoding="utf-8",
     )
-    OmegaConf.save(cfg, unfinished / "run.yaml", resolve=True)
-    if predictions is not None:
-        parquet.write_table(predictions, unfinished / "predictions.parquet")
-    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)

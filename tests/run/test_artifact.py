@@ -7,12 +7,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, DebertaV2Config, DebertaV2ForMaskedLM
 
 from kd_lightning.data.batches import loader, validation_batches
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import MaskedLM
-from kd_lightning.run.artifact import megaflops, predict
+from kd_lightning.run.artifact import latency, megaflops, predict
 from kd_lightning.student.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_lightning.student.cnn import CNNConfig, CNNForSequenceClassification
 
@@ -72,3 +72,28 @@ def test_operations_are_those_of_the_formulas():
     assert megaflops(lstm, length) == pytest.approx((16 * 150 * (300 + 150) * length + 2 * 300 * 2) / 1e6)
     cnn = CNNForSequenceClassification(CNNConfig(embedding_size=7, filters=5, kernel_sizes=[3], **words)).eval()
     assert megaflops(cnn, length) == pytest.approx((2 * (length + 2) * 3 * 7 * 5 + 2 * 5 * 2) / 1e6)
+
+
+def test_operations_of_a_deberta_are_counted_and_its_weights_learn_on():
+    """A layer without relative positions does what a BERT's does; with them it does more."""
+    length, shape = 8, {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    counts = []
+    for more in ({}, {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}):
+        model = DebertaV2ForMaskedLM(DebertaV2Config(vocab_size=99, max_position_embeddings=32, **shape, **more)).eval()
+        counts.append(megaflops(model, length))
+        assert all(p.requires_grad for p in model.parameters())
+    of_layer = length * (4 * 16 * 16 + 2 * 16 * 32) + 2 * length * length * 16
+    assert counts[0] == pytest.approx(2 * (2 * of_layer + length * (16 * 16 + 16 * 99)) / 1e6)
+    assert counts[1] > counts[0]
+
+
+def test_a_figure_that_cannot_be_had_is_left_out_and_said(capsys):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForMaskedLM(BertConfig(vocab_size=99, max_position_embeddings=8, **shape)).eval()
+    other = BertForMaskedLM(BertConfig(vocab_size=3, max_position_embeddings=32, **shape)).eval()
+    assert megaflops(model, 9) is None
+    assert "BertForMaskedLM: its number of operations cannot be measured and is left out (" in capsys.readouterr().out
+    times = latency([model, other], 9, repeats=2)
+    assert times[0] is None
+    assert times[1] > 0
+    assert "BertForMaskedLM: its latency cannot be measured and is left out (" in capsys.readouterr().out
