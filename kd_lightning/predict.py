@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.data.formats import FORMATS, Row, Rows, lines, readable
+from kd_lightning.data.tokens import encode, pad
 from kd_lightning.run.artifact import in_row_order, load, made_by
 
 CHUNK, BATCH = 4096, 32
@@ -33,19 +35,23 @@ class Classifier:
     def __init__(self, folder: Path) -> None:
         cfg = made_by(folder)
         self.model = load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.collate = DataCollatorWithPadding(self.tokenizer)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.text, self.max_length = list(cfg.task.text), cfg.task.max_length
 
     @torch.inference_mode()
     def logits(self, texts: list[tuple[str, ...]]) -> Tensor:
         """[N, C] of N texts or pairs; rows of like length share a batch."""
-        columns = [list(column) for column in zip(*texts, strict=True)]
-        encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length)
-        order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
+        encoded = encode(self.tokenizer, list(zip(*texts, strict=True)), self.max_length)
+        lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+        order = lengths.argsort(kind="stable")
         plan = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-        batches = (self.collate([{name: encoded[name][row] for name in encoded} for row in rows]) for rows in plan)
-        return in_row_order((self.model(**batch.to(self.model.device)).logits.float().cpu() for batch in batches), plan)
+
+        def answer(rows: np.ndarray) -> Tensor:
+            tokens = {name: np.concatenate([column[row] for row in rows]) for name, column in encoded.items()}
+            batch = pad(tokens, lengths[rows], self.tokenizer.pad_token_id)
+            return self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits.float().cpu()
+
+        return in_row_order((answer(rows) for rows in plan), plan)
 
     def __call__(self, texts: list[tuple[str, ...]]) -> list[Row]:
         """`label` and `probability` of each text or pair, or its `score`."""
