@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, MobileB
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.run.artifact import load, megaflops, parameters
-from kd_lightning.run.report import show
+from kd_lightning.run.report import figure, show
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tang_bilstm", "bilstm_small", "kim_cnn", "bow_mlp")
@@ -134,7 +134,7 @@ def main() -> None:
                 "model": name,
                 "parameters (body)": f"{parameters(model) / 1e6:.2f}M ({body / 1e6:.3f}M)",
                 "MB": f"{4e-6 * parameters(model):.2f}",
-                "MFLOPs": f"{megaflops(model, chosen.length):.2f}",
+                "MFLOPs": figure(megaflops(model, chosen.length), ".2f"),
                 "eager ms": f"{one:.3f}",
                 "ratio": f"{eager[0] / one:.1f}x",
                 "ONNX ms": f"{two:.3f}",

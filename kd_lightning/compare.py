@@ -79,7 +79,7 @@ def compare(results: list[Result]) -> list[Row]:
     return filled([*rows, *_averages(results, published["glue"], list(rows[0]))])
 
 
-def _row(result: Result, results: list[Result], speed: tuple[int, float, float], published: list[dict]) -> Row:
+def _row(result: Result, results: list[Result], speed: tuple[int, float | None, float | None], published: list[dict]) -> Row:
     record, scores = result.record, result.scores(result.record.metric)
     task, model = record.task, reading.config(result.folders[0])
     size, flops, milliseconds = speed
@@ -99,8 +99,8 @@ def _row(result: Result, results: list[Result], speed: tuple[int, float, float],
         "seeds": str(len(scores)),
         "retention": _retention(result, results),
         "parameters": f"{size / 1e6:.2f}M",
-        "MFLOPs": f"{flops:,.1f}",
-        "ms": f"{milliseconds:.2f}",
+        "MFLOPs": figure(flops, ",.1f"),
+        "ms": figure(milliseconds, ".2f"),
         "paper": ", ".join(papers),
     }
 
@@ -145,7 +145,7 @@ def _architecture(result: Result) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _speeds(results: list[Result]) -> dict[str, tuple[int, float, float]]:
+def _speeds(results: list[Result]) -> dict[str, tuple[int, float | None, float | None]]:
     """Parameters, megaflops and milliseconds of each architecture, all taking turns."""
     models = {_architecture(result): reading.model(result.folders[0]) for result in reversed(results)}
     length = _length(results)

@@ -5,10 +5,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import get_scheduler
 
+from kd_lightning.finite import Finite, all_finite
 from kd_lightning.objective import Objective
 from kd_lightning.terms import Term
 from kd_lightning.views import Batch, Needs, View
@@ -26,6 +29,19 @@ def decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict
     ]
 
 
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
+NUMBERS = ("32", "64", "16", "bf16")  # Lightning's short forms, of which 16 and bf16 mean the mixed ones
+
+
+def check_precision(precision: str | int) -> None:
+    """Raises ValueError for a precision in which a student would not learn."""
+    if str(precision) not in (*PRECISIONS, *NUMBERS):
+        raise ValueError(
+            f"trainer.precision={precision}: weights in 16 bits or fewer lose the small updates of fine-tuning and "
+            f"distillation. Choose one of {', '.join(PRECISIONS)}."
+        )
+
+
 class Distiller(L.LightningModule):
     """Trains a student on an objective; the teacher only watches.
 
@@ -34,6 +50,7 @@ class Distiller(L.LightningModule):
     updates. Logs `train/loss`, `train/loss/<term>` and the same under `val/`.
 
     The teacher is in eval mode and without a graph whatever `train()` says, never in the optimizer, never in a checkpoint.
+    A loss that is not finite ends the run, and neither it nor weights that are not finite come into a checkpoint.
     """
 
     def __init__(
@@ -53,6 +70,10 @@ class Distiller(L.LightningModule):
         self.objective = Objective(terms)
         self.student_needs, self.teacher_needs = self.objective.bind(student.spec, teacher.spec if teacher else None)
         self.make_optimizer, self.weight_decay, self.schedule, self.warmup = optimizer, weight_decay, schedule, warmup
+        self.finite = Finite()
+
+    def setup(self, stage: str) -> None:
+        check_precision(self.trainer.precision)
 
     def on_fit_start(self) -> None:
         self.train()  # from_pretrained leaves networks in eval mode, and Lightning leaves them as they are
@@ -66,12 +87,12 @@ class Distiller(L.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         loss, parts = self.objective(*self.views(batch), batch)
-        self._log("train", loss, parts, len(batch["input_ids"]))
+        self._log("train", loss, parts, batch)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         loss, parts = self.objective(*self.views(batch), batch)
-        self._log("val", loss, parts, len(batch["input_ids"]))
+        self._log("val", loss, parts, batch)
 
     def test_step(self, batch: Batch, _: int) -> None:
         """Nothing of its own: the metrics callback measures student and teacher on the batch."""
@@ -83,9 +104,50 @@ class Distiller(L.LightningModule):
         logits = {who: network(batch, Needs(logits=True)).logits(rows).float() for who, network in networks.items()}
         return {"label": batch["labels"], **logits}
 
-    def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], size: int) -> None:
+    def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> None:
+        size, named = len(batch["input_ids"]), {f"{split}/loss/{name}": part for name, part in parts.items()}
         self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=size)
-        self.log_dict({f"{split}/loss/{name}": part for name, part in parts.items()}, prog_bar=True, batch_size=size)
+        self.log_dict(named, prog_bar=True, batch_size=size)
+        self.latest = batch
+        self._stop(self.finite.note(f"epoch {self.current_epoch}, step {self.global_step}", named | {f"{split}/loss": loss}))
+
+    def _stop(self, found: str) -> None:
+        """End the run if this says that a value is not finite; whose it is, the batch at hand tells."""
+        if found:
+            whose = "the student's" if self._teacher_is_finite() else "the teacher's"
+            raise ValueError(
+                f"{found}, as {whose} outputs are not finite or too large there. Lower optim.lr, set trainer.gradient_clip_val "
+                "or choose trainer.precision=32-true; checkpoints from before are kept."
+            )
+
+    @torch.no_grad()
+    def _teacher_is_finite(self) -> bool:
+        if self.teacher_needs == Needs():
+            return True
+        view = self.teacher(self.latest, self.teacher_needs)
+        shown = [*view.hidden.values(), *(t for pair in view.attention.values() for t in pair)]
+        if self.teacher_needs.logits:
+            whole = torch.arange(len(self.latest["input_ids"]), device=self.device)
+            shown.append(view.logits(self.latest.get("rows", whole)))
+        return all_finite([*shown, *([] if view.probes is None else [view.probes])])
+
+    def on_train_epoch_end(self) -> None:
+        self._stop(self.finite.look())
+
+    def on_validation_epoch_end(self) -> None:
+        self._stop(self.finite.look())
+
+    def on_train_end(self) -> None:
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        self._stop(self.finite.look())
+        bad = [name for name, weight in self.student.named_parameters() if not all_finite([weight])]
+        if bad:
+            raise ValueError(
+                f"{len(bad)} of the student's weights are not finite after step {self.global_step} ({bad[0]} ...). Lower "
+                "optim.lr, set trainer.gradient_clip_val or choose trainer.precision=32-true; checkpoints from before are kept."
+            )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return decay_groups([self.student, self.objective], self.weight_decay)
@@ -96,11 +158,22 @@ class Distiller(L.LightningModule):
         scheduler = get_scheduler(self.schedule, optimizer, round(self.warmup * updates), updates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: Optimizer, gradient_clip_val: float | None = None, **_: Any) -> None:
-        """Global norm. Lightning's own refuses fused optimizers; nothing is scaled here, as bfloat16 needs no scaling."""
-        if gradient_clip_val:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does, but that it refuses fused optimizers, which divide out a gradient's scale (16-mixed) themselves:
+        theirs is divided out here, before gradients are measured, and PyTorch's scaler does not do it again."""
+        plugin = self.trainer.precision_plugin
+        if not isinstance(plugin, MixedPrecision) or not getattr(optimizer, "_step_supports_amp_scaling", False):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            if plugin.scaler is not None:
+                plugin.scaler.unscale_(optimizer)
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
 
     def train(self, mode: bool = True) -> "Distiller":
         super().train(mode)
@@ -109,6 +182,7 @@ class Distiller(L.LightningModule):
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._check_weights()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("teacher.")}
         checkpoint["rng"] = torch.get_rng_state()  # dropout goes on where it stopped
 

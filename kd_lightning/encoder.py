@@ -1,67 +1,38 @@
 """Any Hugging Face encoder as a network: `forward(batch, needs) -> View`, without hooks and without surgery.
 
-Queries and keys: the attention function below runs fused attention and appends (query · scaling, key) to the list that
-`forward` hands down as the keyword `capture`. Heads: a model's head is the model with its encoder replaced by the
-encoder's result. Early stop: the model with its list of blocks cut short. Both replacements are shallow twins that share
-every parameter with the original, made anew for each call.
+Queries and keys: see `attention.py`. Heads: a model's head is the model with its encoder replaced by the encoder's result.
+Early stop: the model with its list of blocks cut short. Both replacements are shallow twins that share every parameter with
+the original, made anew for each call.
 """
 
 import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
-    AttentionInterface,
-    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.mobilebert.modeling_mobilebert import MobileBertLMPredictionHead
 from transformers.utils import logging
 
+from kd_lightning.attention import ATTENTION
+from kd_lightning.pairing import KNOWN, Trial, check_pair, existing, fitted, has_segments, read_config, read_tokenizer
 from kd_lightning.views import Batch, Needs, Readout, Spec, View
 
-ATTENTION = "sdpa_with_query_key"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-
-def _attention(module, query, key, value, attention_mask, scaling, capture=None, dropout=0.0, **rest):
-    scaled = query * scaling
-    if capture is not None:
-        capture.append((scaled, key))
-    if query.device.type == "cpu" and value.dtype == torch.bfloat16:
-        return _plain_attention(scaled, key, value, attention_mask, dropout), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest)
-
-
-def _plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention from its formula: in bfloat16 on a CPU its backward is up to three times faster than the fused one's.
-
-    query (scaled), key, value: [B, A, S, H]; mask [B, 1, S, S], true where a key is seen. Returns [B, S, A, H].
-    """
-    scores = query @ key.mT  # [B, A, S, S]
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    weights = F.dropout(F.softmax(scores, dim=-1), dropout)
-    return (weights @ value).transpose(1, 2).contiguous()
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 
 class _Given(nn.Module):
@@ -84,6 +55,20 @@ def _twin(module: nn.Module, path: str, replacement: nn.Module) -> nn.Module:
     return twin
 
 
+def _shown(block: nn.Module, outputs: list[Tensor]) -> nn.Module:
+    """A twin of a block that also appends what it returns to outputs: what a model makes of its last block's output (a norm, in
+    ModernBERT) is no layer's."""
+    twin = copy.copy(block)
+
+    def forward(*args, **kwargs):
+        result = block.forward(*args, **kwargs)
+        outputs.append(result[0] if isinstance(result, tuple) else result)
+        return result
+
+    twin.forward = forward
+    return twin
+
+
 def vocabulary_id(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of the token -> id table."""
     table = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
@@ -95,18 +80,26 @@ class Encoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained_head: bool = True) -> None:
         super().__init__()
-        model.set_attn_implementation(ATTENTION)
-        self.model, self.tokenizer = model, tokenizer
         config, base = model.config, model.base_model
-        lists = [name for name, m in base.named_modules() if isinstance(m, nn.ModuleList)]
-        self._blocks = next((n for n in lists if len(base.get_submodule(n)) == config.num_hidden_layers), "")
-        if not self._blocks:
+        if absent := [name for name in SHAPE if not isinstance(getattr(config, name, None), int)]:
             raise ValueError(
-                f"{type(model).__name__}: it has no list of {config.num_hidden_layers} blocks, one a layer, so its layers "
-                "cannot be told apart. Choose another architecture, e.g. a BERT, RoBERTa or ELECTRA."
+                f"{type(model).__name__}: its configuration has no {' and no '.join(absent)}, so its layers cannot be told "
+                f"apart. Choose another architecture, {KNOWN}."
             )
+        try:
+            model.set_attn_implementation(ATTENTION)
+        except ValueError as error:
+            raise ValueError(
+                f"{type(model).__name__}: it cannot attend as this package does. Choose another, {KNOWN}."
+            ) from error
+        self.model, self.tokenizer = model, fitted(tokenizer, model)
+        lists = [name for name, m in base.named_modules() if isinstance(m, nn.ModuleList)]
+        # ALBERT chooses a block by its number, and one may serve many layers: it always runs as a whole
+        shared = hasattr(config, "num_hidden_groups")
+        found = (n for n in lists if not shared and len(base.get_submodule(n)) == config.num_hidden_layers)
+        self._blocks = next(found, "")
         accepted = inspect.signature(model.forward).parameters
-        self._inputs = [name for name in INPUTS if name in accepted]
+        self._inputs = [n for n in INPUTS if n in accepted and (n != "token_type_ids" or has_segments(model))]
         projection = model.get_output_embeddings()
         self._projection = next((name for name, m in model.named_modules() if m is projection), None)
         self.spec = Spec(
@@ -117,19 +110,22 @@ class Encoder(nn.Module):
             vocabulary_id=vocabulary_id(tokenizer),
             labels=() if self._projection else tuple(config.id2label[i] for i in range(config.num_labels)),
             trained_head=trained_head,
+            shows_attention=model._supports_attention_backend,
         )
 
     @property
     def blocks(self) -> nn.ModuleList:
         """Block 1 is the first."""
+        if not self._blocks:
+            raise ValueError(f"{type(self.model).__name__}: it has no list of blocks, one a layer. Choose another, {KNOWN}.")
         return self.model.base_model.get_submodule(self._blocks)
 
     def forward(self, batch: Batch, needs: Needs) -> View:
         layers = self.spec.layers
-        stop = layers if needs.logits else max(1, *needs.hidden, *needs.attention)
-        base = self.model.base_model
+        stop = layers if needs.logits or not self._blocks else max(1, *needs.hidden, *needs.attention)
+        base, shown = self.model.base_model, []
         if stop < layers:
-            base = _twin(base, self._blocks, self.blocks[:stop])
+            base = _twin(base, self._blocks, nn.ModuleList([*self.blocks[: stop - 1], _shown(self.blocks[stop - 1], shown)]))
         captured: list[tuple[Tensor, Tensor]] | None = [] if needs.attention else None
         inputs = {name: batch[name] for name in self._inputs if name in batch}
         below = any(k < stop for k in needs.hidden)
@@ -139,16 +135,18 @@ class Encoder(nn.Module):
                 f"{type(self.model).__name__} showed the attention of {len(captured)} of {stop} layers: it does not use "
                 "the attention interface of transformers, so a term on attention cannot be computed with it."
             )
+        last = output.last_hidden_state if stop == layers else shown[0]
         return View(
-            hidden={k: output.hidden_states[k] if k < stop else output.last_hidden_state for k in needs.hidden},
+            hidden={k: output.hidden_states[k] if k < stop else last for k in needs.hidden},
             attention={k: captured[k - 1] for k in needs.attention},
-            readout=(lambda rows: self._readout(output, rows)) if needs.logits else None,
+            readout=(lambda rows: self._readout(output, inputs, rows)) if needs.logits else None,
         )
 
-    def _readout(self, output, rows: Tensor) -> Readout:
+    def _readout(self, output, inputs: Mapping[str, Tensor], rows: Tensor) -> Readout:
+        """inputs: what a head reads beside the encoder's output, as ModernBERT's mean over real positions reads the mask."""
         prefix = self.model.base_model_prefix
         if self._projection is None:
-            return Readout(_twin(self.model, prefix, _Given(output))().logits[rows])
+            return Readout(_twin(self.model, prefix, _Given(output))(**inputs).logits[rows])
         chosen = output.last_hidden_state.flatten(0, 1)[rows]  # [N, D]
         head = self.model.get_submodule(self._projection.rpartition(".")[0])
         if isinstance(head, MobileBertLMPredictionHead):  # its last linear is the word table beside a matrix of its own
@@ -161,12 +159,12 @@ class Encoder(nn.Module):
 
 
 def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(_existing(path))
+    return read_tokenizer(path)
 
 
 def masked_lm(path: str | Path) -> Encoder:
     """The masked LM in a local folder or under a hub name, in float32."""
-    return _load(AutoModelForMaskedLM, path)
+    return _load(AutoModelForMaskedLM, path, read_config(path), special=("pad", "cls", "sep", "mask"))
 
 
 def label_settings(labels: Sequence[str]) -> dict[str, Any]:
@@ -182,23 +180,23 @@ def label_settings(labels: Sequence[str]) -> dict[str, Any]:
 def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
     """The encoder in a local folder or under a hub name, as a classifier of labels; one label makes it a regression.
 
-    A classifier found there keeps its head, whose classes are put into the order of labels by their names (upper and lower
-    case, blanks, `-` and `_` are alike); other names are refused. Any other model gets a new head.
+    A classifier found there keeps its head, whose classes are put into the order of labels by their names (those that are not
+    there as they are written are looked for without upper case, blanks, `-` and `_`); other names are refused. Any other
+    model gets a new head.
     """
-    config, order = AutoConfig.from_pretrained(_existing(path)), None
+    config, order = read_config(path), None
     labels = [str(name) for name in labels]
     if any("SequenceClassification" in name for name in config.architectures or ()):
-        found = [config.id2label[i] for i in range(config.num_labels)]
-        theirs, ours = ([_plain(name) for name in names] for names in (found, labels))
-        if sorted(theirs) != sorted(ours) or len(set(ours)) < len(ours):
+        found = [str(config.id2label[i]) for i in range(config.num_labels)]
+        order = _places(labels, found)
+        if sorted(order) != list(range(len(found))):
             raise ValueError(
                 f"labels: {path} classifies {found} and the task {labels}. The names must agree: "
                 "correct id2label in its config.json if only the names differ, or fine-tune it on this task (stage=teacher)."
             )
-        order = [theirs.index(name) for name in ours]
     for name, value in label_settings(labels).items():
         setattr(config, name, value)
-    encoder = _load(AutoModelForSequenceClassification, path, config=config)
+    encoder = _load(AutoModelForSequenceClassification, path, config, special=("pad",))
     if order is not None and order != sorted(order):
         last = [m for m in encoder.model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)][-1]
         with torch.no_grad():
@@ -207,28 +205,31 @@ def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
     return encoder
 
 
+def _places(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
+    """Where each of our names is among theirs: as it is written, else the only one left that is like it; -1: nowhere."""
+    places = []
+    for name in ours:
+        alike = [i for i, other in enumerate(theirs) if other not in ours and _plain(other) == _plain(name)]
+        places.append(theirs.index(name) if name in theirs else alike[0] if len(alike) == 1 else -1)
+    return places
+
+
 def _plain(name: str) -> str:
     return name.casefold().replace("-", "_").replace(" ", "_")
 
 
-def _existing(path: str | Path) -> str:
-    """path as transformers wants it; a path that can only be a local folder must be one."""
-    folder = Path(path).expanduser()
-    if folder.is_dir() or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{path}: no model is there (a folder with config.json and model.safetensors is wanted).")
-        return str(folder)
-    return str(path)
+def _load(auto_class: type, path: str | Path, config: PreTrainedConfig, special: tuple[str, ...]) -> Encoder:
+    """from_pretrained, without its report of new weights: a head may be new, and `Spec.trained_head` says so.
 
-
-def _load(auto_class: type, path: str | Path, **options) -> Encoder:
-    """from_pretrained, without its report of new weights: a head may be new, and `Spec.trained_head` says so."""
-    level = logging.get_verbosity()
+    special: the kinds of special tokens that the tokenizer must have."""
+    where, level = existing(path), logging.get_verbosity()
     logging.set_verbosity_error()
+    given = {"config": config, "dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+    if type(config) not in auto_class._model_mapping:
+        raise ValueError(f"{path}: a {config.model_type} cannot serve as an encoder with this head. Choose another, {KNOWN}.")
     try:
-        where = _existing(path)
-        model, loaded = auto_class.from_pretrained(where, dtype=torch.float32, output_loading_info=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        model, loaded = auto_class.from_pretrained(where, **given)
+        tokenizer = read_tokenizer(where)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: this model cannot be loaded. {str(error).strip().splitlines()[0]}") from error
     except RuntimeError as error:
@@ -236,4 +237,14 @@ def _load(auto_class: type, path: str | Path, **options) -> Encoder:
     finally:
         logging.set_verbosity(level)
     prefix = f"{model.base_model_prefix}."
-    return Encoder(model, tokenizer, trained_head=all(name.startswith(prefix) for name in loaded["missing_keys"]))
+    inside = [name for name in loaded["missing_keys"] if name.startswith(prefix)]
+    if absent := [name for name in inside if "pooler" not in name]:
+        raise ValueError(
+            f"{path}: {len(absent)} weights of a {config.model_type} are not in there ({absent[0]} ...), so it would be random "
+            "in part. Its config.json belongs to other weights."
+        )
+    check_pair(path, model, tokenizer, special)
+    trial = Trial(path, model, tokenizer)
+    encoder = Encoder(model, tokenizer, trained_head=len(inside) == len(loaded["missing_keys"]))
+    trial.check(encoder)
+    return encoder

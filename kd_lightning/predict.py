@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import DataCollatorWithPadding
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.data.formats import FORMATS, Row, Rows, lines, readable
+from kd_lightning.data.tokens import encode, pad
 from kd_lightning.keep import replace
 from kd_lightning.run import reading
 from kd_lightning.run.artifact import in_row_order
@@ -35,18 +36,22 @@ class Classifier:
         task = reading.made_by(folder).task
         self.model = reading.model(folder).to("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = reading.tokenizer(folder)
-        self.collate = DataCollatorWithPadding(self.tokenizer)
         self.text, self.max_length, self.labels = task.text, task.max_length, reading.labels(self.model.config, folder)
 
     @torch.inference_mode()
     def logits(self, texts: list[tuple[str, ...]]) -> Tensor:
         """[N, C] of N texts or pairs; rows of like length share a batch."""
-        columns = [list(column) for column in zip(*texts, strict=True)]
-        encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length)
-        order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
+        encoded = encode(self.tokenizer, list(zip(*texts, strict=True)), self.max_length)
+        lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+        order = lengths.argsort(kind="stable")
         plan = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-        batches = (self.collate([{name: encoded[name][row] for name in encoded} for row in rows]) for rows in plan)
-        return in_row_order((self.model(**batch.to(self.model.device)).logits.float().cpu() for batch in batches), plan)
+
+        def answer(rows: np.ndarray) -> Tensor:
+            tokens = {name: np.concatenate([column[row] for row in rows]) for name, column in encoded.items()}
+            batch = pad(tokens, lengths[rows], self.tokenizer.pad_token_id)
+            return self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits.float().cpu()
+
+        return in_row_order((answer(rows) for rows in plan), plan)
 
     def __call__(self, texts: list[tuple[str, ...]]) -> list[Row]:
         """`label` and `probability` of each text or pair, or its `score`."""

@@ -188,6 +188,11 @@ class AttentionMatch(Term):
         self.pairs: Pairs = []
 
     def bind(self, student: Spec, teacher: Spec | None) -> None:
+        if hidden := [who for who, spec in (("student", student), ("teacher", teacher)) if not spec.shows_attention]:
+            raise ValueError(
+                f"attention: the {' and the '.join(hidden)} cannot show queries and keys, as the architecture does not use the "
+                "attention interface of transformers. Choose another, e.g. a BERT or RoBERTa, or set this term's weight to 0."
+            )
         if student.heads != teacher.heads:
             raise ValueError(
                 f"attention heads: the student has {student.heads} and the teacher {teacher.heads}, but attention is "

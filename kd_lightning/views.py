@@ -25,7 +25,8 @@ class Spec:
     vocabulary is the number of token ids and vocabulary_id a digest of the tokenizer's token -> id table (empty: it reads no
     tokens, but row numbers); labels are
     the class names in the order of the logits (empty: a masked LM, whose logits are over the vocabulary). trained_head is
-    false where the weights that were loaded had no head of this kind, so that the logits mean nothing yet.
+    false where the weights that were loaded had no head of this kind, so that the logits mean nothing yet; shows_attention
+    where its queries and keys cannot be had.
     """
 
     layers: int
@@ -35,6 +36,7 @@ class Spec:
     vocabulary_id: str = ""
     labels: tuple[str, ...] = ()
     trained_head: bool = True
+    shows_attention: bool = True
 
 
 @dataclass(frozen=True)

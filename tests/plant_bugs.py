@@ -34,7 +34,25 @@ BUGS = {  # name -> (file, text, replacement) ...
     "temperature of the gradient squared": [("losses", "temperature / len(s)).to", "temperature**2 / len(s)).to")],
     "KL averaged over classes too": [("losses", "total / len(s)", "total / s.numel()")],
     "a chunk's gradient with the last chunk's rows": [("chunks", "out=grad_x[part]", "out=grad_x[-len(logits) :]")],
-    "padding attended to in bfloat16": [("encoder", 'scores.masked_fill(~mask, float("-inf"))', "scores")],
+    "padding attended to in bfloat16": [
+        ("attention", "scores.masked_fill(~mask, torch.finfo(scores.dtype).min)", "scores.masked_fill(~mask.any(-1, True), 0)")
+    ],
+    "a query without a key sees all in bfloat16": [
+        ("attention", "output.masked_fill(~mask.any(-1, keepdim=True), 0.0)", "output")
+    ],
+    "a head that is not given the mask": [("encoder", "_Given(output))(**inputs)", "_Given(output))()")],
+    "a norm after the last block in a lower layer": [("encoder", "if stop == layers else shown[0]", "")],
+    "the positions of padding count": [("pairing", "0 if table.padding_idx is None else table.padding_idx + 1", "0")],
+    "segments read by a model that has one": [("encoder", "or has_segments(model)", "or True")],
+    "padding on the tokenizer's own side": [("pairing", 'own.padding_side = "right"', "pass")],
+    "clipped before it is unscaled": [("distiller", "plugin.scaler.unscale_(optimizer)", "pass")],
+    "a loss that is not finite goes on": [("distiller", "        if found:\n", "        if found and False:\n")],
+    "weights that are not finite are saved": [
+        ("distiller", "        self._check_weights()\n        checkpoint", "        checkpoint")
+    ],
+    "class names that are alike before those that are equal": [
+        ("encoder", "theirs.index(name) if name in theirs else alike", "alike")
+    ],
     "attention of the layer below": [("encoder", "captured[k - 1]", "captured[k - 2]")],
     "uniform map of the wrong stride": [("layer_maps", "m * teacher // student)", "(m - 1) * teacher // student + 1)")],
     "teacher awake": [("distiller", "self.teacher.eval()", "self.teacher.train(mode)")],

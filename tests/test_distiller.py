@@ -7,10 +7,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.testing import assert_close
 
 from kd_lightning.data.batches import loader, training_batches
-from kd_lightning.distiller import Distiller, decay_groups
+from kd_lightning.distiller import Distiller, check_precision, decay_groups
+from kd_lightning.finite import Finite
 from kd_lightning.losses import cosine_distance, kl_divergence
 from kd_lightning.terms import HardTargets, HiddenMatch, Projection, SoftTargets, masked_positions, real_positions
 from kd_lightning.views import Needs
@@ -306,3 +308,119 @@ def test_a_step_of_plain_gradient_descent_is_as_long_as_the_clip(make, fit, corp
     after = (*distiller.student.parameters(), *distiller.objective.parameters())
     moved = torch.cat([(a.detach() - b).flatten() for a, b in zip(after, before, strict=True)])
     assert moved.norm().item() == pytest.approx(0.5, rel=1e-3)
+
+
+def scaled() -> MixedPrecision:
+    """A GradScaler on the CPU stands for trainer.precision=16-mixed on a GPU."""
+    return MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+
+
+def weights(distiller: Distiller) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in distiller.student.parameters()])
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_scaled_gradient_is_clipped_at_its_own_size(make, fit, corpus_batch, fused, algorithm):
+    """Without dropout and at one seed a run in 16-mixed ends near the one in 32-true; clipped before it is unscaled, it would
+    stand still beside SGD's steps, which are as long as the gradient."""
+    ends = []
+    for options in ({"precision": "32-true"}, {"plugins": [scaled()]}):
+        distiller = make(optimizer=partial(torch.optim.SGD, lr=0.1, fused=fused), weight_decay=0.0, teacher_dropout=0.0)
+        before = weights(distiller)
+        clip = {"gradient_clip_val": 0.01 if algorithm == "value" else 0.5, "gradient_clip_algorithm": algorithm}
+        fit(distiller, [corpus_batch(seed=i) for i in range(3)], **clip, **options)
+        ends.append(weights(distiller) - before)
+    assert ends[0].norm() > 0.01
+    assert (ends[0] - ends[1]).norm() < 0.05 * ends[0].norm()
+
+
+def test_clipping_by_value_bounds_each_step(make, fit, corpus_batch):
+    distiller = make(optimizer=partial(torch.optim.SGD, lr=1.0), weight_decay=0.0)
+    before = weights(distiller)
+    fit(distiller, [corpus_batch()], gradient_clip_val=1e-3, gradient_clip_algorithm="value")
+    assert (weights(distiller) - before).abs().max().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true", 32, "bf16"])
+@pytest.mark.filterwarnings("ignore:.*supported for historical reasons")
+def test_a_precision_that_is_offered_teaches(make, fit, corpus_batch, precision):
+    distiller = make(lr=3e-3)
+    _, losses = fit(distiller, [corpus_batch()] * 30, precision=precision, gradient_clip_val=1.0)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_a_precision_that_loses_small_updates_is_refused(make, fit, corpus_batch, precision):
+    with pytest.raises(ValueError, match=rf"trainer\.precision={precision}: .*Choose one of auto, 32-true"):
+        fit(make(), [corpus_batch()], precision=precision)
+
+
+def test_precisions_that_need_a_package_are_refused_by_name():
+    for name in ("transformer-engine", "transformer-engine-float16", "8"):
+        with pytest.raises(ValueError, match=f"trainer.precision={name}: "):
+            check_precision(name)
+    for name in ("auto", "16-mixed", 16, "32", 64, "bf16"):
+        check_precision(name)
+
+
+class Spoil(L.Callback):
+    """Makes a network's weights NaN before a step."""
+
+    def __init__(self, who: str, step: int) -> None:
+        self.who, self.step = who, step
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                next(getattr(module, self.who).parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize(("who", "term"), [("student", "soft"), ("teacher", "soft")])
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_where_and_whose(make, fit, corpus_batch, who, term):
+    batches = [corpus_batch(seed=i) for i in range(3)]
+    words = rf"^train/loss/{term} is nan in epoch 1, step 4, as the {who}'s outputs are not finite"
+    with pytest.raises(ValueError, match=words):
+        fit(make(), batches, max_epochs=3, callbacks=[Spoil(who, 4)])
+
+
+def test_a_teacher_that_is_not_finite_is_named_before_the_first_step(make, fit, corpus_batch):
+    distiller = make()
+    with torch.no_grad():
+        next(distiller.teacher.parameters()).fill_(float("inf"))
+    with pytest.raises(ValueError, match=r"^val/loss/soft is (nan|inf) in epoch 0, step 0, as the teacher's"):
+        fit(distiller, [corpus_batch()], validation=[corpus_batch()], num_sanity_val_steps=-1)
+
+
+class SpoilTheEnd(L.Callback):
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step == 2:
+            with torch.no_grad():
+                next(module.student.parameters()).view(-1)[0] = float("nan")
+
+
+def test_weights_that_are_not_finite_at_the_end_are_refused(make, fit, corpus_batch):
+    batches = [corpus_batch(seed=i) for i in range(2)]
+    with pytest.raises(ValueError, match=r"1 of the student's weights are not finite after step 2"):
+        fit(make(), batches, callbacks=[SpoilTheEnd()])
+
+
+def test_a_checkpoint_never_holds_what_is_not_finite(make, fit, corpus_batch, tmp_path):
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
+
+    with pytest.raises(ValueError, match="weights are not finite after step 2"):
+        fit(make(), [corpus_batch(seed=i) for i in range(3)], callbacks=[SpoilTheEnd(), Save()])
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["1.ckpt"]
+
+
+def test_losses_on_an_accelerator_are_looked_at_now_and_then():
+    """The first that is not finite is named, with the step that it was in; a tensor without a device's name stands for one."""
+    finite = Finite()
+    elsewhere = [{"a": torch.tensor(1.0), "loss": torch.tensor(float("inf") if step == 3 else 2.0)} for step in range(5)]
+    for step, values in enumerate(elsewhere):
+        finite.unseen.append((f"step {step}", tuple(values), torch.stack(list(values.values()))))
+    assert finite.look() == "loss is inf in step 3"
+    assert finite.look() == ""
+    assert finite.note("step 5", {"a": torch.tensor(float("nan")), "loss": torch.tensor(1.0)}) == "a is nan in step 5"

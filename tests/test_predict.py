@@ -4,15 +4,21 @@ import csv
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 from pyarrow import parquet
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kd_lightning import predict
-from kd_lightning.predict import main
+from kd_lightning.data.labelled import LabelledText
+from kd_lightning.encoder import classifier
+from kd_lightning.method.finetune import FineTune
+from kd_lightning.predict import Classifier, main
+from kd_lightning.run.artifact import export, in_row_order
 
 TEXTS = [" ".join(f"w{5 + (7 * row + 3 * word) % 80}" for word in range(1 + (5 * row) % 17)) for row in range(40)]
 PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
@@ -222,3 +228,37 @@ def test_a_line_without_a_tab_is_no_pair(artifact, command, tmp_path):
     (tmp_path / "a.txt").write_text("w7\tw8\nw9\n")
     with pytest.raises(SystemExit, match="line 2: no pair: a tab must stand between first and second"):
         command(artifact(text=("first", "second")), tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_classifier_answers_as_in_training_whatever_side_its_tokenizer_padded(
+    pairs, tmp_path, make_encoder, engine, write_record
+):
+    """A folder whose tokenizer pads left is trained on, exported and read again."""
+    encoder = make_encoder(labels=("no", "yes", "maybe"), layers=2)
+    encoder.model.save_pretrained(tmp_path / "left")
+    encoder.tokenizer.save_pretrained(tmp_path / "left")
+    settings = json.loads((tmp_path / "left" / "tokenizer_config.json").read_text()) | {"padding_side": "left"}
+    (tmp_path / "left" / "tokenizer_config.json").write_text(json.dumps(settings))
+    distiller = FineTune(**engine(classifier(tmp_path / "left", ("no", "yes", "maybe")), None)).eval()
+    rows = Dataset.from_dict(
+        {"sentence1": TEXTS, **({"sentence2": TEXTS[::-1]} if pairs else {}), "label": [row % 3 for row in range(40)]}
+    )
+    reader = SimpleNamespace(labels=["no", "yes", "maybe"], splits=lambda _: {"train": rows, "validation": rows})
+    options = {"batch_size": 8, "unlabelled": False, "augment": None, "label_budget": None, "label_seed": 0}
+    data = LabelledText(tokenizer=distiller.student.tokenizer, reader=reader, max_length=16, workers=0, seed=0, **options)
+    data.prepare_data()
+    loader = data.val_dataloader()
+    with torch.no_grad():
+        trained = in_row_order((distiller.predict_step(batch, 0)["student"] for batch in loader), loader.dataset.plan)
+    folder = tmp_path / "artifact"
+    export(distiller, folder, torch.float32)
+    write_record(folder, text=["a", "b"] if pairs else ["a"], max_length=16)
+    assert AutoTokenizer.from_pretrained(folder).padding_side == "right"
+    texts = list(zip(TEXTS, TEXTS[::-1], strict=True)) if pairs else [(text,) for text in TEXTS]
+    torch.testing.assert_close(Classifier(folder).logits(texts), trained, rtol=1e-4, atol=1e-5)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "left").eval()
+    for text, shown in zip(texts[:10], trained, strict=False):
+        tokens = encoder.tokenizer(*text, truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            torch.testing.assert_close(plain(**tokens).logits[0], shown, rtol=1e-4, atol=1e-5)

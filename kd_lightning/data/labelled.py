@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.data.batches import loader, training_batches, validation_batches
-
-TOKENS = ("input_ids", "token_type_ids")  # what a network reads of a row
+from kd_lightning.data.tokens import TOKENS, encode, pad
 
 
 class Reader(Protocol):
@@ -136,14 +135,10 @@ class LabelledText(L.LightningDataModule):
         rows = data.select_columns(names).with_format("arrow")
 
         def collate(chosen: np.ndarray, _: torch.Generator) -> dict[str, Tensor]:
-            table, batch = rows[chosen], {}
-            real = np.arange(max(1, lengths[chosen].max())) < lengths[chosen, None]  # [B, S]
-            for name, pad in zip(names, (self.tokenizer.pad_token_id, 0), strict=False):
-                padded = np.full(real.shape, pad, np.int64)
-                padded[real] = table[name].combine_chunks().flatten()
-                batch[name] = padded
-            batch |= {"attention_mask": real.astype(np.int64), "labels": labels[chosen], "index": index[chosen]}
-            return {name: torch.from_numpy(array) for name, array in batch.items()}
+            table = rows[chosen]
+            tokens = {name: table[name].combine_chunks().flatten().to_numpy() for name in names}
+            batch = pad(tokens, lengths[chosen], self.tokenizer.pad_token_id)
+            return batch | {"labels": torch.from_numpy(labels[chosen]), "index": torch.from_numpy(index[chosen])}
 
         batches = plan(lengths, collate, batch_size=self.batch_size, seed=self.seed, **more)
         return loader(batches, self.workers, self.trainer)
@@ -151,12 +146,12 @@ class LabelledText(L.LightningDataModule):
     def _tokenise(self) -> None:
         texts = [name for name in self.rows["train"].column_names if name != "label"]
 
-        def encode(batch: dict[str, list]) -> dict[str, list]:
-            encoded = self.tokenizer(*(batch[column] for column in texts), truncation=True, max_length=self.max_length)
+        def tokens(batch: dict[str, list]) -> dict[str, list]:
+            encoded = encode(self.tokenizer, [batch[column] for column in texts], self.max_length)
             return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
         self.splits = {
-            split: rows.map(encode, batched=True, remove_columns=texts, desc=f"Tokenising {split}")
+            split: rows.map(tokens, batched=True, remove_columns=texts, desc=f"Tokenising {split}")
             for split, rows in self.rows.items()
         }
 

@@ -129,7 +129,7 @@ class Search(AdaBERT):
         else:
             loss, parts = self._distil(batch, draw)
             loss = loss + self.efficiency * price
-        self._log("train", loss, parts | {"efficiency": price.detach()}, len(batch["input_ids"]))
+        self._log("train", loss, parts | {"efficiency": price.detach()}, batch)
         return loss
 
     def _distil(self, batch: Batch, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:

@@ -4,7 +4,7 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,33 +46,68 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+# What a model raises that cannot be run or counted as it is here.
+UNMEASURABLE = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, AssertionError)
+
+
 @torch.inference_mode()
-def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> list[float]:
-    """Milliseconds for one sequence of this length, median over repeats, the models taking turns (batch 1, float32, CPU)."""
-    ids = torch.full((1, length), 5)
+def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> list[float | None]:
+    """Milliseconds for one sequence of this length, median over repeats, the models taking turns (batch 1, float32, CPU).
+
+    None, and a sentence is printed, for one that cannot be measured.
+    """
     times: list[list[float]] = [[] for _ in models]
+    running = [_asked(model, "latency", lambda model=model: bool(model(**_sequence(model, length)))) for model in models]
     for turn in range(repeats + 3):  # the first three only warm up
-        for model, measured in zip(models, times, strict=True):
+        for model, runs, measured in zip(models, running, times, strict=True):
+            if not runs:
+                continue
             start = time.perf_counter()
-            model(input_ids=ids)
+            model(**_sequence(model, length))
             if turn >= 3:
                 measured.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(measured) for measured in times]
+    return [statistics.median(measured) if measured else None for measured in times]
 
 
 @torch.inference_mode()
-def megaflops(model: PreTrainedModel, length: int) -> float:
+def megaflops(model: PreTrainedModel, length: int) -> float | None:
     """Millions of floating-point operations for one sequence of this length, a multiply-add is two: all matrix products and
-    convolutions, attention and LSTMs taken apart into theirs."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "TF32 acceleration")  # torch's, where there is none; nothing here uses it
-        with (
-            torch.backends.mkldnn.flags(enabled=False),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            model(input_ids=torch.full((1, length), 5))
-    return counter.get_total_flops() / 1e6
+    convolutions, attention and LSTMs taken apart into theirs. None, and a sentence is printed, where they cannot be counted.
+    """
+    learned = [p for p in model.parameters() if p.requires_grad]
+
+    def count() -> float:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TF32 acceleration")  # torch's, where there is none; nothing here uses it
+            with (
+                torch.backends.mkldnn.flags(enabled=False),
+                sdpa_kernel(SDPBackend.MATH),
+                FlopCounterMode(display=False) as counter,
+            ):
+                model(**_sequence(model, length))
+        return counter.get_total_flops() / 1e6
+
+    try:
+        for parameter in learned:  # the counter looks for the graph of one that a module takes as its input (DeBERTa)
+            parameter.requires_grad_(False)
+        return _asked(model, "number of operations", count)
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def _sequence(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
+    ids = torch.full((1, length), min(5, model.config.vocab_size - 1))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _asked(model: PreTrainedModel, what: str, question: Callable[[], Any]) -> Any:
+    try:
+        return question()
+    except UNMEASURABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"{type(model).__name__}: its {what} cannot be measured and is left out ({reason}).")
+        return None
 
 
 def load(folder: str | Path) -> PreTrainedModel:
@@ -135,21 +170,25 @@ def record(cfg: DictConfig, command: str, labels: Sequence[str]) -> Record:
 def save(
     cfg: DictConfig, command: str, metrics: dict[str, float], predictions: pa.Table | None, distiller: L.LightningModule
 ) -> None:
-    """Write the artifact, whole or not at all."""
+    """Write the artifact, whole or not at all: first what makes it, then the figures that are only reported."""
 
     def write(folder: Path) -> None:
         model = export(distiller, folder, getattr(torch, cfg.export_dtype))
+        record(cfg, command, distiller.student.spec.labels).write(folder, OmegaConf.to_container(cfg))
+        if predictions is not None:
+            parquet.write_table(predictions, folder / "predictions.parquet")
+        (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         length = min(64, cfg.data.max_length)
+        operations, (time,) = megaflops(model, length), latency([model], length)
         facts: dict[str, Any] = {
             "parameters": parameters(model),
             "megabytes": round(size / 1e6, 2),
-            f"megaflops ({length} tokens)": round(megaflops(model, length), 3),
-            f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": round(
-                latency([model], length)[0], 2
-            ),
+            f"megaflops ({length} tokens)": operations and round(operations, 3),
+            f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": time and round(time, 2),
         }
-        shown = {k: f"{v:.4f}" if isinstance(v, float) else f"{v:,}" for k, v in (metrics | facts).items()}
+        known = {name: value for name, value in (metrics | facts).items() if value is not None}
+        shown = {name: f"{value:.4f}" if isinstance(value, float) else f"{value:,}" for name, value in known.items()}
         card = CARD.format(
             name=cfg.name,
             method=cfg.method,
@@ -160,10 +199,6 @@ def save(
             command=command,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-        record(cfg, command, distiller.student.spec.labels).write(folder, OmegaConf.to_container(cfg))
-        if predictions is not None:
-            parquet.write_table(predictions, folder / "predictions.parquet")
-        (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
         manifest.write(folder)
 
     replace(Path(cfg.artifact), write)

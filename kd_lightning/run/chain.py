@@ -10,20 +10,17 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.run import record
+from kd_lightning.run.configuration import named, prepared, refuse_added, usual
 from kd_lightning.run.identity import ARTIFACT, Settings, digest, settings, without_seeds
-from kd_lightning.run.mistake import unknown
 from kd_lightning.run.naming import differences, file_name
 
-SAID = ("trainer", "optim", "data")  # what is said of these at the root is said of every stage
 OF_A_METHOD = ("method", "stage", "stages", "student", "name", "baseline", "compare")  # and of no other that is compared
 
 
@@ -57,23 +54,23 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
         raise ValueError(f"prerequisites={cfg.prerequisites}: choose run or error.")
     if not isinstance(cfg.seeds, int) or cfg.seeds < 1:
         raise ValueError(f"seeds={cfg.seeds}: give how many seeds, 1 or more (the first one is seed={cfg.seed}).")
-    own = _prepared(cfg)
-    given, left_out = _given(own, _named(own, own.stage))
+    own = prepared(cfg)
+    given, left_out = _given(own, named(own, own.stage))
     wanted = [(own, stage) for stage in (own.stage, *(["baseline"] if own.baseline else []))]
     kept = [override for override in overrides if _speaks_of(override) not in OF_A_METHOD]
     for choice in own.compare:
         if set(choice) != {"method", "stage"}:
             raise ValueError(f"compare: {dict(choice)} is given; an entry names a method and a stage and nothing else.")
         same = choice.method == own.method.name
-        wanted.append((own if same else _prepared(compose("train", [f"method={choice.method}", *kept])), choice.stage))
-    usual = {chain.method.name: _default(chain) for chain, _ in wanted}
-    _refuse_added(own, usual[own.method.name][0])
+        wanted.append((own if same else prepared(compose("train", [f"method={choice.method}", *kept])), choice.stage))
+    defaults = {chain.method.name: usual(chain) for chain, _ in wanted}
+    refuse_added(own, defaults[own.method.name][0])
     runs: dict[str, DictConfig] = {}
     for number in range(own.seeds):
         for chain, stage in wanted:
-            for run in _runs(chain, *usual[chain.method.name], _named(chain, stage), own.seed + number):
+            for run in _runs(chain, *defaults[chain.method.name], named(chain, stage), own.seed + number):
                 runs.setdefault(run.artifact, run)
-    setting = _settle(own, _named(own, own.stage), own.seed)[_named(own, own.stage)].setting
+    setting = _settle(own, named(own, own.stage), own.seed)[named(own, own.stage)].setting
     missing = [run.artifact for run in runs.values() if run.setting != setting and not finished(run)]
     if own.prerequisites == "error" and missing:
         raise ValueError(
@@ -101,37 +98,6 @@ def _identity(folder: Path) -> str | None:
 def _speaks_of(override: str) -> str:
     """The first word of what an override sets: "student" of student/embeddings=file."""
     return re.split(r"[.=@/]", override.lstrip("+~"))[0]
-
-
-def _prepared(cfg: DictConfig) -> DictConfig:
-    """A copy in which each stage has heard what is said of all, and every name is a plain one."""
-    cfg = copy.deepcopy(cfg)
-    if OmegaConf.is_config(cfg.teacher.pretrained):
-        cfg.teacher.pretrained = str(instantiate(cfg.teacher.pretrained))
-    names = list(cfg.stages)
-    if strays := [name for name in names if "distiller" not in cfg.stages[name]]:
-        raise ValueError(
-            f"stages.{strays[0]}: method={cfg.method.name} has no such stage; it has "
-            f"{', '.join(name for name in names if name not in strays)}. Is the experiment made for another method?"
-        )
-    stages = [cfg.stages[name] for name in dict.fromkeys(_named(cfg, name) for name in names)]
-    for part in SAID:
-        for key in (key for key in cfg[part] if not OmegaConf.is_missing(cfg[part], key)):
-            heed = [stage for stage in stages if part == "trainer" or key in stage[part]]  # a Trainer takes any
-            if not heed:
-                raise ValueError(f"{part}.{key}: no stage of method={cfg.method.name} reads it.")
-            for stage in heed:
-                with open_dict(stage):
-                    stage[part][key] = cfg[part][key]
-    return cfg
-
-
-def _named(cfg: DictConfig, stage: str) -> str:
-    """The stage itself where its name stands for another one's."""
-    if stage not in cfg.stages:
-        raise ValueError(f"stage={stage}: method={cfg.method.name} has none of this name; it has {', '.join(cfg.stages)}.")
-    node = cfg.stages._get_node(stage)
-    return node._value().removeprefix("${stages.").removesuffix("}") if OmegaConf.is_interpolation(cfg.stages, stage) else stage
 
 
 def _before(cfg: DictConfig, name: str) -> Iterator[str]:
@@ -173,18 +139,18 @@ def _settle(cfg: DictConfig, target: str, seed: int) -> dict[str, Settled]:
 
 
 def _runs(cfg: DictConfig, default: DictConfig, demanded: bool, target: str, seed: int) -> list[DictConfig]:
-    """The stages up to the target, named and placed. default, demanded: see `_default`."""
-    usual, settled = _settle(default, target, default.seed), _settle(cfg, target, seed)
+    """The stages up to the target, named and placed. default, demanded: see `configuration.usual`."""
+    plainly, settled = _settle(default, target, default.seed), _settle(cfg, target, seed)
     runs, folders, words = [], {}, {}
     for name, made in settled.items():
         base = Path(cfg.artifacts, cfg.scale.name, made.stage["artifact"])
         words[name] = {k: v for who in made.stage["starts_from"] for k, v in words.get(who, {}).items()}
-        words[name] |= differences(made.flat, usual[name].flat if name in usual else {})
+        words[name] |= differences(made.flat, plainly[name].flat if name in plainly else {})
         readable = (
             file_name(cfg.name) if cfg.name is not None and name == target else ",".join([base.name, *words[name].values()])
         )
         plain = base.with_name(readable)
-        same = name in usual and usual[name].identity == made.identity and not demanded
+        same = name in plainly and plainly[name].identity == made.identity and not demanded
         if not (same and _identity(plain) in (None, made.identity)):
             told = "" if made.stage["seed"] == default.seed else f",seed={made.stage['seed']}"
             plain = plain.with_name(f"{readable}{told}-{made.identity[:6]}")
@@ -200,36 +166,6 @@ def _runs(cfg: DictConfig, default: DictConfig, demanded: bool, target: str, see
             about["task"] = {key: _plain(cfg.task[key]) for key in ("name", "monitor", "labels", "text", "max_length")}
         runs.append(OmegaConf.create(replaced(made.stage, folders) | about))
     return runs
-
-
-def _default(cfg: DictConfig) -> tuple[DictConfig, bool]:
-    """This method, scale and task with nothing else said; and whether something must be said, which is then as it is here."""
-    default = copy.deepcopy(_composed(*(cfg[group].name for group in ("method", "scale", "task"))))
-    demanded = [key for word in default if word not in SAID for key in _missing(default, word)]
-    for key in demanded:
-        OmegaConf.update(default, key, OmegaConf.select(cfg, key))
-    return _prepared(default), bool(demanded)
-
-
-@cache
-def _composed(method: str, scale: str, task: str) -> DictConfig:
-    return compose("train", [f"method={method}", f"scale={scale}", f"task={task}"])
-
-
-def _refuse_added(cfg: DictConfig, default: DictConfig) -> None:
-    """What `+name=value` adds here nothing would read."""
-    for prefix, ours, usual in (("", cfg, default), ("method.", cfg.method, default.method)):
-        for key in (key for key in ours if key not in usual):
-            raise ValueError(unknown(f"{prefix}{key}", [f"{prefix}{name}" for name in usual]))
-
-
-def _missing(cfg: DictConfig, name: str) -> Iterator[str]:
-    """Every ??? below a name, itself included; what only refers to one is none."""
-    node = cfg._get_node(name)
-    if node._is_missing():
-        yield name
-    elif OmegaConf.is_dict(node) and not (node._is_interpolation() or node._is_none()):
-        yield from (f"{name}.{key}" for inner in node for key in _missing(node, inner))
 
 
 def _plain(value: Any) -> Any:

@@ -61,9 +61,9 @@ def show_table(chain: Plan) -> float:
                 "retention": f"{statistics.fmean(scores) / reference:.4f}" if scores and reference else "",
                 "parameters": f"{parameters(model) / 1e6:.2f}M",
                 "MB": f"{size:.1f}",
-                "MFLOPs": f"{megaflops(model, length):,.1f}",
-                "ms": f"{time:.2f}",
-                "speed-up": f"{times[0] / time:.1f}x",
+                "MFLOPs": figure(megaflops(model, length), ",.1f"),
+                "ms": figure(time, ".2f"),
+                "speed-up": f"{times[0] / time:.1f}x" if time and times[0] else "",
             }
         )
     table = filled(table)
@@ -79,6 +79,11 @@ def show_differences(results: list[Result]) -> None:
     for ours, theirs, found in differences(results):
         line = f"{ours.name} less {theirs.name}, {ours.record.task.monitor} on {ours.record.task.name}: {found}"
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def figure(value: float | None, form: str) -> str:
+    """A cell of a table, empty where the figure could not be had."""
+    return "" if value is None else format(value, form)
 
 
 def filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -17,8 +17,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from kd_lightning.distiller import check_precision
 from kd_lightning.keep import lock
-from kd_lightning.run.artifact import export, measure, predict, save
+from kd_lightning.run import manifest
+from kd_lightning.run.artifact import export, measure, predict, record, save
 from kd_lightning.run.chain import finished, replaced
 from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
@@ -50,6 +52,8 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     student = instantiate(cfg.networks.student, _convert_="all")
     if not isinstance(student, torch.nn.Module):
         student = student(teacher)
+    if teacher is not None and teacher.spec.vocabulary_id == student.spec.vocabulary_id:  # they read the same tokens
+        student.tokenizer.model_max_length = min(network.tokenizer.model_max_length for network in (student, teacher))
     answers = cfg.networks.get("answers")
     if answers is not None or cfg.stored:
         teacher = StoredTeacher(teacher) if answers is None else instantiate(answers)(teacher)
@@ -86,6 +90,8 @@ def rehearse(runs: list[DictConfig]) -> None:
 def make(cfg: DictConfig, command: str) -> None:
     """Run a stage, unless another process has made its artifact meanwhile. Where several processes train together the first
     one decides, and the others do as it does."""
+    for folder in cfg.starts_from.values():
+        manifest.check(Path(folder))
     launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ.get('MASTER_PORT')}"
     begun = Path(f"{cfg.artifact}{BEGUN}")
     if rank_zero_only.rank:
@@ -113,6 +119,7 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller, data = build(cfg)
+    record(cfg, command, distiller.student.spec.labels)  # what cannot be said of the artifact is refused now
     if rank_zero_only.rank == 0:
         data.prepare_data()
         data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
@@ -121,7 +128,8 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
         work.mkdir(parents=True, exist_ok=True)
         Path(f"{cfg.artifact}{BEGUN}").write_text(launch, encoding="utf-8")
     precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
-    if distiller.teacher is not None and precision == "bf16-mixed":
+    check_precision(precision)
+    if distiller.teacher is not None and precision in ("bf16-mixed", "bf16"):
         distiller.teacher.to(torch.bfloat16)
     monitor = cfg.metric if cfg.keep == "best" else None
     kept = partial(ModelCheckpoint, work / "checkpoints", enable_version_counter=False)

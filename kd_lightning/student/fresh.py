@@ -27,7 +27,7 @@ def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int,
     key = json.dumps([sorted((name, Path(name).stat().st_size) for name in text_files), vocab_size, max_length])
     folder = Path(cache) / f"vocabulary-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
     keep(folder, lambda scratch: _learn(text_files, vocab_size, max_length, f"{scratch}-text").save_pretrained(scratch))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     config = BertConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=max_length,

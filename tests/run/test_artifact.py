@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, DebertaV2Config, DebertaV2ForMaskedLM
 
 from kd_lightning.data.batches import loader, validation_batches
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import MaskedLM
-from kd_lightning.run.artifact import megaflops, predict, save
+from kd_lightning.run.artifact import latency, megaflops, predict, save
 from kd_lightning.student.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_lightning.student.cnn import CNNConfig, CNNForSequenceClassification
 
@@ -81,21 +81,25 @@ def test_operations_are_those_of_the_formulas():
 def test_an_artifact_is_left_whole_with_its_record_and_checksums(make_encoder, engine, tmp_path):
     """The labels are those that the student has learned, where the task says only how."""
     learned = {"_target_": "kd_lightning.data.table.classes", "file": "mine.csv", "hub": None, "label": "stars"}
-    task = {"name": "table", "monitor": "accuracy", "labels": learned, "text": ["review"], "max_length": 16}
     place = tmp_path / "artifacts" / "student"
-    settings = {
-        "artifact": f"{place}-seed7",
-        "setting": str(place),
+    known = {
+        "name": "student",
+        "identity": "0123456789abcdef",
+        "setting": "fedcba9876543210",
+        "method": "distilbert",
+        "stage": "task",
+        "scale": "demo",
         "seed": 7,
-        "dtype": "float32",
         "metric": "val/student/accuracy",
-        **{group: {"name": name} for group, name in {"method": "distilbert", "stage": "task", "scale": "demo"}.items()},
+    }
+    task = {"name": "table", "monitor": "accuracy", "labels": learned, "text": ["review"], "max_length": 16}
+    settings = known | {
+        "artifact": str(place),
+        "export_dtype": "float32",
         "task": task,
-        "data": {"reader": {"name": "table"}, "max_length": 16},
+        "data": {"max_length": 16},
         "networks": {"teacher": {"path": "a/teacher"}},
-        **{who: {"path": f"a/{who}"} for who in ("teacher", "student")},
-        "starts_from": {"teacher": {"method": "finetune", "stage": "teacher"}},
-        **{part: {"lr": 1} for part in ("distiller", "optim", "trainer")},
+        "starts_from": {"teacher": "a/teacher"},
     }
     student = make_encoder(labels=LABELS, layers=1)
     distiller = DistilBERTTask(temperature=1.0, soft=1.0, gold=1.0, **engine(student, make_encoder(labels=LABELS, layers=1)))
@@ -103,15 +107,7 @@ def test_an_artifact_is_left_whole_with_its_record_and_checksums(make_encoder, e
     (folder,) = (tmp_path / "artifacts").iterdir()
     made = yaml.safe_load((folder / "run.yaml").read_text())
     assert made.pop("settings") == settings
-    digests = made.pop("identity"), made.pop("setting")
-    assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
-    assert made == {
-        "name": "student",
-        "method": "distilbert",
-        "stage": "task",
-        "scale": "demo",
-        "seed": 7,
-        "metric": "val/student/accuracy",
+    assert made == known | {
         "task": task | {"labels": list(LABELS)},
         "teacher": "a/teacher",
         "starts_from": {"teacher": "a/teacher"},
@@ -123,7 +119,28 @@ def test_an_artifact_is_left_whole_with_its_record_and_checksums(make_encoder, e
         files.discard(name)
         assert about["sha256"] == hashlib.new("sha256", (folder / name).read_bytes()).hexdigest()
     assert files == {"README.md", "manifest.json"}
-    save(OmegaConf.create(settings | {"artifact": f"{place}-seed8", "seed": 8}), "", {}, None, distiller)
-    other = yaml.safe_load((tmp_path / "artifacts" / "student-seed8" / "run.yaml").read_text())
-    assert other["setting"] == digests[1]
-    assert other["identity"] != digests[0]
+
+
+def test_operations_of_a_deberta_are_counted_and_its_weights_learn_on():
+    """A layer without relative positions does what a BERT's does; with them it does more."""
+    length, shape = 8, {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    counts = []
+    for more in ({}, {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}):
+        model = DebertaV2ForMaskedLM(DebertaV2Config(vocab_size=99, max_position_embeddings=32, **shape, **more)).eval()
+        counts.append(megaflops(model, length))
+        assert all(p.requires_grad for p in model.parameters())
+    of_layer = length * (4 * 16 * 16 + 2 * 16 * 32) + 2 * length * length * 16
+    assert counts[0] == pytest.approx(2 * (2 * of_layer + length * (16 * 16 + 16 * 99)) / 1e6)
+    assert counts[1] > counts[0]
+
+
+def test_a_figure_that_cannot_be_had_is_left_out_and_said(capsys):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForMaskedLM(BertConfig(vocab_size=99, max_position_embeddings=8, **shape)).eval()
+    other = BertForMaskedLM(BertConfig(vocab_size=3, max_position_embeddings=32, **shape)).eval()
+    assert megaflops(model, 9) is None
+    assert "BertForMaskedLM: its number of operations cannot be measured and is left out (" in capsys.readouterr().out
+    times = latency([model, other], 9, repeats=2)
+    assert times[0] is None
+    assert times[1] > 0
+    assert "BertForMaskedLM: its latency cannot be measured and is left out (" in capsys.readouterr().out

@@ -12,6 +12,8 @@ from transformers import (
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
     DistilBertModel,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
 )
 
 from kd_lightning.encoder import Encoder
@@ -216,9 +218,48 @@ def test_a_student_reads_the_teachers_token_ids(deep):
         assert (student.spec.vocabulary, student.spec.vocabulary_id) == (97, deep.spec.vocabulary_id)
 
 
-def test_a_distilbert_of_another_kind_of_teacher_is_refused(make_encoder):
-    with pytest.raises(ValueError, match=r"starts from a BERT, and this teacher is a roberta\. Use student=smaller"):
-        distilbert(make_encoder("roberta"), path=None, num_hidden_layers=2, copy_layers=None, **PLAIN)
+def test_a_distilbert_of_another_kind_of_teacher_starts_at_random_and_copies_no_layers(make_encoder):
+    numbers = {"num_hidden_layers": 2, **PLAIN}
+    student = distilbert(make_encoder("electra"), path=None, copy_layers=None, **numbers)
+    assert (student.spec.layers, student.spec.hidden, student.spec.vocabulary) == (2, 32, 97)
+    with pytest.raises(ValueError, match=r"a BERT, DistilBERT or RoBERTa, and this teacher is a electra.*copy_layers=null"):
+        distilbert(make_encoder("electra"), path=None, copy_layers=[1, 2], **numbers)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta"])
+def test_a_full_copy_of_a_distilbert_or_a_roberta_computes_what_the_teacher_computes(kind, make_encoder, corpus_batch):
+    """RoBERTa's positions begin behind that of padding."""
+    teacher = make_encoder(kind, layers=4)
+    numbers = PLAIN | {"fold_token_type": True}
+    student = distilbert(teacher, path=None, num_hidden_layers=4, copy_layers="uniform", **numbers).eval()
+    batch, needs = corpus_batch(), Needs(logits=True)
+    with torch.no_grad():
+        ours, theirs = (network(batch, needs).logits(batch["rows"]) for network in (student, teacher))
+    assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_smaller_distilbert_has_the_sizes_that_are_asked_for_under_berts_names(make_encoder):
+    shape = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 20}
+    config = smaller(make_encoder("distilbert"), path=None, copy_layers=None, **shape).model.config
+    assert (config.n_layers, config.dim, config.n_heads, config.hidden_dim) == (2, 16, 2, 20)
+    assert smaller(make_encoder("distilbert"), path=None, copy_layers=None, hidden_dim=24).model.config.hidden_dim == 24
+
+
+def test_a_smaller_modernbert_keeps_the_reach_of_the_layers_it_copies(tokenizer):
+    shape = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None, "cls_token_id": 2, "sep_token_id": 3}
+    config = ModernBertConfig(global_attn_every_n_layers=3, max_position_embeddings=64, **shape, **special)
+    teacher = Encoder(ModernBertForMaskedLM(config), tokenizer)
+    assert config.layer_types == ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    student = smaller(teacher, path=None, copy_layers=[1, 4], num_hidden_layers=2)
+    assert student.model.config.layer_types == ["full_attention", "full_attention"]
+    assert smaller(teacher, path=None, copy_layers=None, num_hidden_layers=2).model.config.layer_types == config.layer_types[:2]
+    for ours, theirs in ((0, 0), (1, 3)):
+        copied = teacher.blocks[theirs].state_dict()
+        for name, tensor in student.blocks[ours].state_dict().items():
+            assert_close(tensor, copied[name], rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"teacher's layer 2 and the student's layer 1 differ in attn_norm.*begins with 1"):
+        smaller(teacher, path=None, copy_layers=[2, 4], num_hidden_layers=2)
 
 
 @pytest.mark.parametrize(

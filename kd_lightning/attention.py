@@ -1,0 +1,42 @@
+"""Fused attention that also hands out queries and keys, through the attention interface of transformers.
+
+It runs the library's own and appends (query · scaling, key) to the list that `forward` hands down as the keyword `capture`.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+ATTENTION = "sdpa_with_query_key"
+
+
+def _attention(module, query, key, value, attention_mask, scaling, capture=None, dropout=0.0, **rest):
+    scaled = query * scaling
+    if capture is not None:
+        capture.append((scaled, key))
+    if query.device.type == "cpu" and value.dtype == torch.bfloat16:
+        return plain_attention(scaled, key, value, attention_mask, dropout), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention from its formula: in bfloat16 on a CPU its backward is up to three times faster than the fused one's.
+
+    query (scaled), key, value: [B, A, S, H]; mask [B, 1, S, S], true where a key is seen. A query that sees no key gets 0, as
+    from the fused one: padding beyond the reach of a sliding window. Returns [B, S, A, H].
+    """
+    scores = query @ key.mT  # [B, A, S, S]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # not -inf: a row of it has no softmax
+    weights = F.dropout(F.softmax(scores, dim=-1), dropout)
+    output = weights @ value
+    if mask is not None:
+        output = output.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+    return output.transpose(1, 2).contiguous()
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
