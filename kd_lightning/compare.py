@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.run import reading
 from kd_lightning.run.artifact import latency, megaflops, parameters
-from kd_lightning.run.report import filled, show, show_differences, write_csv
+from kd_lightning.run.report import figure, filled, show, show_differences, write_csv
 from kd_lightning.run.results import Result, collect, mean_and_deviation
 from kd_lightning.run.shown import markdown_cell, printable
 

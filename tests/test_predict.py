@@ -253,7 +253,7 @@ def test_a_classifier_answers_as_in_training_whatever_side_its_tokenizer_padded(
         trained = in_row_order((distiller.predict_step(batch, 0)["student"] for batch in loader), loader.dataset.plan)
     folder = tmp_path / "artifact"
     export(distiller, folder, torch.float32)
-    write_record(folder, text=["a", "b"] if pairs else ["a"], max_length=16)
+    write_record(folder, task={"text": ["a", "b"] if pairs else ["a"], "max_length": 16})
     assert AutoTokenizer.from_pretrained(folder).padding_side == "right"
     texts = list(zip(TEXTS, TEXTS[::-1], strict=True)) if pairs else [(text,) for text in TEXTS]
     torch.testing.assert_close(Classifier(folder).logits(texts), trained, rtol=1e-4, atol=1e-5)
