@@ -90,6 +90,7 @@ def make_encoder(make_tokenizer) -> Callable[..., Encoder]:
         dropout: float = 0.0,
         seed: int = 0,
         vocabulary: int = VOCABULARY,
+        positions: int = 64,
     ) -> Encoder:
         config_class, masked_lm, classifier, more = KINDS[kind]
         shape = {
@@ -106,7 +107,7 @@ def make_encoder(make_tokenizer) -> Callable[..., Encoder]:
         if labels:
             more = more | {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
         config = config_class(
-            vocab_size=vocabulary, max_position_embeddings=64, pad_token_id=0, tie_word_embeddings=True, **shape, **more
+            vocab_size=vocabulary, max_position_embeddings=positions, pad_token_id=0, tie_word_embeddings=True, **shape, **more
         )
         model = (classifier if labels else masked_lm)(config)
         generator = torch.Generator().manual_seed(seed)
