@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.data.batches import loader, training_batches, validation_batches
+from kd_lightning.data.long_text import beginning
 
 TOKENS = ("input_ids", "token_type_ids")  # what a network reads of a row
 
@@ -151,7 +152,11 @@ class LabelledText(L.LightningDataModule):
     def _tokenise(self) -> None:
         texts = [name for name in self.rows["train"].column_names if name != "label"]
 
+        cut = len(texts) == 1 and self.tokenizer.truncation_side == "right"  # of pairs the longer loses, by its whole length
+
         def encode(batch: dict[str, list]) -> dict[str, list]:
+            if cut:
+                batch = {texts[0]: [beginning(self.tokenizer, text, self.max_length) for text in batch[texts[0]]]}
             encoded = self.tokenizer(*(batch[column] for column in texts), truncation=True, max_length=self.max_length)
             return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 

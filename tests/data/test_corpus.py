@@ -234,9 +234,8 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(other, words, corpus):
 
 
 def test_a_file_without_a_text_column_is_refused(corpus):
-    data = corpus('{"body": "w5"}\n', name="rows.jsonl")
     with pytest.raises(ValueError, match=r"data\.source: a column 'text' is wanted, and the columns are body"):
-        data.prepare_data()
+        corpus('{"body": "w5"}\n', name="rows.jsonl")
 
 
 def test_too_few_sequences_to_hold_any_out_are_refused(corpus):
