@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.data.batches import loader, training_batches, validation_batches
+from kd_lightning.data.files import stamp
 from kd_lightning.data.long_text import token_ids
 from kd_lightning.data.masking import Masking
-from kd_lightning.data.source import check, locate, read, stamp
+from kd_lightning.data.source import check, locate, read
 
 FORMAT = 1  # raise when the tokenised form changes: caches of another format are left alone
 SHORTEST = 12  # sequences with fewer tokens, special tokens included, are dropped, as in DistilBERT's release

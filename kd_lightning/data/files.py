@@ -5,6 +5,7 @@ import codecs
 import gzip
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,12 @@ def format_of(path: str | Path, what: str, possible: list[str]) -> str:
             "format is unknown. Rename it."
         )
     return suffix
+
+
+def stamp(file: str) -> tuple[int, int]:
+    """A file's size in bytes and when it was changed, in nanoseconds: they tell an edited one from the one that was read."""
+    about = os.stat(file)
+    return about.st_size, about.st_mtime_ns
 
 
 def readable(text: str) -> bool:

@@ -1,7 +1,6 @@
 """The texts of a corpus: of files, each read by its own suffix, or of a data set of the hub."""
 
 import functools
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -12,7 +11,7 @@ from datasets import Dataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 
 from kd_lightning.data import docs
-from kd_lightning.data.files import endings, format_of, readable, unreadable
+from kd_lightning.data.files import endings, format_of, readable, stamp, unreadable
 from kd_lightning.data.formats import FORMATS, TEXT, Row, Rows, lines, say
 from kd_lightning.data.rows import closest, missing
 
@@ -22,6 +21,8 @@ BLOCK = 1 << 24  # characters that are written at once
 
 def locate(source: str | list[str], cache: str) -> list[str]:
     """source as a list, in which "docs" has become the file of the embedded documentation of Python."""
+    if Path(cache).exists() and not Path(cache).is_dir():
+        raise ValueError(f"cache={cache} is a file, and a folder is wanted. Name one, there or not.")
     names = [source] if isinstance(source, str) else list(source)
     return [str(docs.build(Path(cache)) / "corpus.txt") if name == "docs" else name for name in names]
 
@@ -33,12 +34,6 @@ def from_hub(source: list[str]) -> bool:
     name = source[0].partition(":")[0]
     owner, _, rest = name.partition("/")
     return endings(name) == ("", "") or bool(owner.strip(".") and rest and "/" not in rest and not _is_file_name(name))
-
-
-def stamp(file: str) -> tuple[int, int]:
-    """A file's size in bytes and when it was changed, in nanoseconds: they tell an edited one from the one that was read."""
-    about = os.stat(file)
-    return about.st_size, about.st_mtime_ns
 
 
 def check(source: list[str]) -> None:

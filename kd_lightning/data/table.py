@@ -1,5 +1,6 @@
 """A task of one's own: rows of CSV, TSV, JSON Lines or Parquet files, or of a data set of the hub."""
 
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from kd_lightning.data.files import format_of, readable
+from kd_lightning.data.files import format_of, readable, stamp
 from kd_lightning.data.formats import FORMATS, Rows, dataset_rows, say
 from kd_lightning.data.rows import ABSENT, class_name, closest, collect, missing
 
@@ -107,9 +108,11 @@ class Table:
         self.files = {split: file for split, file in files.items() if file is not None}
         self.labels = [str(label) for label in labels]
         self.validation_share, self.split_seed, self.on_bad_row = validation_share, split_seed, on_bad_row
+        for split in self.files:  # all, so that a chain refuses what is wrong before its first stage trains
+            self._read(split)
 
     def splits(self, unlabelled: bool) -> dict[str, Dataset]:
-        found = {split: self._read(split) for split in self.files}  # all, so that a chain's first stage refuses what is wrong
+        found = {split: self._read(split) for split in self.files}
         if not unlabelled:
             found.pop("unlabelled", None)
         self._describe(found["train"])
@@ -121,10 +124,10 @@ class Table:
         return found
 
     def _read(self, split: str) -> Dataset:
-        file, label = self.files[split], None if split == "unlabelled" else self.label
-        source = file if self.hub is None else f"{file} of {':'.join(self.hub)}"
-        rows = rows_of(file, self.hub)
-        return collect(source, rows, text=self.text, label=label, values=self.labels, on_bad_row=self.on_bad_row, empty=False)
+        file, hub = self.files[split], None if self.hub is None else tuple(self.hub)
+        changed = stamp(file) if hub is None and Path(file).exists() else ()
+        label = None if split == "unlabelled" else self.label
+        return _collected(file, changed, hub, tuple(self.text), label, tuple(self.labels), self.on_bad_row)
 
     def _describe(self, train: Dataset) -> None:
         labels = train["label"]
@@ -156,6 +159,22 @@ class Table:
         chosen = np.array([text in held for text in texts])
         say(f"{self.name}: {chosen.sum():,} of these rows are held out for validation.")
         return rows.select(np.flatnonzero(~chosen)), rows.select(np.flatnonzero(chosen))
+
+
+@functools.cache
+def _collected(
+    file: str,
+    changed: tuple,  # tells an edited file from the one that was read
+    hub: tuple[str, ...] | None,
+    text: tuple[str, ...],
+    label: str | None,
+    values: tuple[str, ...],
+    on_bad_row: str,
+) -> Dataset:
+    """The rows of a split, read once however many stages of a process ask for them."""
+    source = file if hub is None else f"{file} of {':'.join(hub)}"
+    rows = rows_of(file, None if hub is None else list(hub))
+    return collect(source, rows, text=text, label=label, values=values, on_bad_row=on_bad_row, empty=False)
 
 
 def _texts(rows: Dataset) -> list[tuple[str, ...]]:
