@@ -119,7 +119,9 @@ def writer(out: Path | None, jsonl: bool) -> Callable[[TextIO, list[Row], bool],
     """What writes answers to an open file, and before the first of them a header; by the ending of out, or as TSV."""
 
     def table(file: TextIO, answers: list[Row], first: bool) -> None:
-        file.writelines(tab_separated([*([answers[0]] if first else []), *(answer.values() for answer in answers)]))
+        file.write(
+            "".join(tab_separated([*([answers[0]] if first else []), *(answer.values() for answer in answers)]))
+        )  # all of them or none
 
     def quoted(file: TextIO, answers: list[Row], first: bool) -> None:
         csv.writer(file).writerows([*([answers[0]] if first else []), *(answer.values() for answer in answers)])

@@ -294,6 +294,7 @@ def test_numbers_stay_numbers(artifact, command, tmp_path):
     folder = artifact(labels=("score",))
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     model.classifier.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    model.classifier.bias.data.fill_(-20)
     model.save_pretrained(folder)
     (tmp_path / "a.txt").write_text("\n".join(TEXTS))
     command(folder, tmp_path / "a.txt", "--out", tmp_path / "a.csv")

@@ -36,7 +36,8 @@ class Vectors:
 
 
 def glove(path: str) -> Vectors:
-    """The first ROWS rows of a text file, compressed or not, in GloVe's format: a word and the D numbers of its vector, blanks between.
+    """The first ROWS rows of a text file, compressed or not, in GloVe's format: a word and the D numbers of its vector, with
+    blanks between.
 
     The last D fields are the vector (some words have blanks in them); D is counted in the first row. A word that is not
     there is looked up in lower case.
