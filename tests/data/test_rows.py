@@ -60,6 +60,7 @@ def test_classes_are_found_by_their_own_name_and_by_that_of_the_format():
 
 def test_the_nearest_columns_are_proposed():
     assert closest(["reviw", "TEXT"], ["id", "Review", " text "]) == " Did you mean 'Review' and ' text '?"
+    assert closest(["text"], ["ID", "TEXT"]) == " Did you mean 'TEXT'?"
     assert closest(["stars"], ["id", "text"]) == ""
 
 
@@ -193,6 +194,13 @@ def test_a_byte_that_is_not_utf_8_is_named_with_what_to_do(table, capsys):
 def test_a_table_is_checked_when_it_is_made_so_that_nothing_trains_before(suffix, content, words, table):
     with pytest.raises(ValueError, match=words):
         table(suffix, content, labels=["good", "poor"], on_bad_row="skip")
+
+
+def test_an_edited_table_is_read_again(table):
+    content = csv_file(["good", "poor"] * 12)
+    before = spelt(table(".csv", content))
+    after = spelt(table(".csv", content.replace(b"w3 w3,poor", b"w3 w3,good")))
+    assert {text for text in TEXTS if before[text] != after[text]} == {"w3 w3"}
 
 
 def test_a_folder_is_refused_as_a_table(tmp_path):

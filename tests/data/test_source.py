@@ -155,6 +155,7 @@ def test_a_folder_and_no_name_at_all_are_refused(tmp_path):
     [
         ("wikimedia/wikipedia:20231101.en", True),
         ("wikitext", True),
+        ("wikitext:wikitext-103.v1", True),
         ("someone/texts-2.0", True),
         ("absent.txt", False),
         ("folder/absent.jsonl.gz", False),
