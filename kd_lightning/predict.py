@@ -1,8 +1,9 @@
 """Classify text with an exported student: `python -m kd_lightning.predict <artifact> <file or ->`.
 
 Read are lines (a text each; the two of a pair with a tab between them) or the rows of a CSV, TSV, JSONL or Parquet file.
-Written is a line for each of them, in their order: its id, the label and its probability; for a regression its score. A
-large file goes through in chunks, in each of which rows of like length share a batch.
+Written is a line for each of them, in their order: its id, the label and its probability; for a regression its score. What
+is written is read back equal by `data/formats.py`. A large file goes through in chunks, in each of which rows of like length
+share a batch.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.data.formats import FORMATS, Row, Rows, lines, readable
+from kd_lightning.data.files import endings, format_of, readable, unreadable
+from kd_lightning.data.formats import FORMATS, TEXT, Row, Rows, lines
+from kd_lightning.data.rows import closest, missing
 from kd_lightning.data.tokens import encode, pad
 from kd_lightning.keep import replace
 from kd_lightning.run import reading
@@ -27,6 +30,14 @@ from kd_lightning.run.artifact import in_row_order
 from kd_lightning.run.shown import printable
 
 CHUNK, BATCH = 4096, 32
+ANSWER = ("label", "probability", "score")  # the columns of an answer
+ABOUT = """what is written, and how to read it elsewhere:
+  .tsv    UTF-8, a header line, and nothing is ever quoted: read it with csv.QUOTE_NONE. An id or a label with a tab or a
+          line end in it is refused, for no TSV can hold it: write .csv or .jsonl.
+  .csv    UTF-8, a header line, quoted as in RFC 4180.
+  .jsonl  a JSON object a line; numbers stay numbers.
+Ids and labels are written as they are, those that begin with = + - @ too (numbers must stay numbers), and a spreadsheet takes
+such a cell for a formula: import the column as text there."""
 
 
 class Classifier:
@@ -79,60 +90,111 @@ def predict(classifier: Classifier, rows: Rows, text: list[str], key: str | None
 def _whole(place: str, row: Row | ValueError, wanted: list[str]) -> Row:
     if isinstance(row, ValueError):
         raise ValueError(f"{place}: {row}.")
-    if absent := [column for column in wanted if row.get(column) is None]:
-        raise ValueError(f"{place} has nothing in column {' and '.join(absent)}; its columns are {', '.join(row)}.")
-    if unreadable := [column for column in wanted if not readable(str(row[column]))]:
-        raise ValueError(f"{place}: {' and '.join(unreadable)} holds bytes that are not UTF-8.")
+    if absent := [column for column in wanted if _nothing(row.get(column))]:
+        there = f"its columns are {', '.join(row)}.{closest([column for column in absent if column not in row], row)}"
+        raise ValueError(f"{place} has nothing in column {' and '.join(absent)}; {there}")
+    if unread := [column for column in wanted if not readable(str(row[column]))]:
+        raise ValueError(f"{place}: {' and '.join(unread)} holds bytes that are not UTF-8: {unreadable(str(row[unread[0]]))}")
     return row
 
 
-def _write(chunks: Iterator[list[Row]], jsonl: bool, file: TextIO) -> None:
-    table = csv.writer(file, delimiter="\t", lineterminator="\n")
-    for number, answers in enumerate(chunks):
-        if jsonl:
-            file.writelines(f"{json.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
-            continue
-        table.writerows([*([] if number else [answers[0]]), *(answer.values() for answer in answers)])
-        file.flush()
+def _nothing(value: object) -> bool:
+    """An empty text is one, and has an answer too."""
+    return missing(value) and not isinstance(value, str)
+
+
+def reader(file: str, form: str | None, text: list[str]) -> Rows:
+    """The rows of a file in a form, or in that which its suffix names; a name without one, and standard input, is lines."""
+    if form is None:
+        suffix = "" if file == "-" or endings(file) == ("", "") else format_of(file, "its name", [TEXT, *FORMATS])
+        form = suffix[1:]
+    return FORMATS[f".{form}"](file) if f".{form}" in FORMATS else lines(file, text)
+
+
+def tab_separated(answers: Iterable[Iterable[object]]) -> Iterator[str]:
+    for answer in answers:
+        fields = [str(field) for field in answer]
+        if unwritten := next((field for field in fields if set(field) & set("\t\n\r")), None):
+            raise ValueError(
+                f"{unwritten!r} has a tab or a line end in it, which no TSV holds. Write --jsonl, or --out <name>.csv."
+            )
+        yield "\t".join(fields) + "\n"
+
+
+def writer(out: Path | None, jsonl: bool) -> Callable[[TextIO, list[Row], bool], None]:
+    """What writes answers to an open file, and before the first of them a header; by the ending of out, or as TSV."""
+
+    def table(file: TextIO, answers: list[Row], first: bool) -> None:
+        file.write(
+            "".join(tab_separated([*([answers[0]] if first else []), *(answer.values() for answer in answers)]))
+        )  # all of them or none
+
+    def quoted(file: TextIO, answers: list[Row], first: bool) -> None:
+        csv.writer(file).writerows([*([answers[0]] if first else []), *(answer.values() for answer in answers)])
+
+    def objects(file: TextIO, answers: list[Row], first: bool) -> None:
+        file.writelines(f"{json.dumps(answer, ensure_ascii=False, default=str)}\n" for answer in answers)
+
+    forms = {".tsv": table, ".csv": quoted, ".jsonl": objects, ".ndjson": objects}
+    ending = out.suffix.lower() if out else ""
+    if ending and ending not in forms:
+        raise ValueError(f"--out {out}: written are {', '.join(forms)}. Let its name end in one of them.")
+    if jsonl and forms.get(ending, objects) is not objects:
+        raise ValueError(f"--jsonl --out {out}: these name two formats. Leave --jsonl out, or let the name end in .jsonl.")
+    return objects if jsonl else forms.get(ending, table)
 
 
 def main() -> None:
     forms = ["lines", *(suffix[1:] for suffix in FORMATS)]
-    parser = argparse.ArgumentParser(prog="python -m kd_lightning.predict", description="Classify text with a student.")
+    parser = argparse.ArgumentParser(
+        prog="python -m kd_lightning.predict",
+        description="Classify text with a student.",
+        epilog=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("artifact", type=Path, help="the folder that stage=task left")
-    parser.add_argument("file", help="lines, .csv, .tsv (never quoted), .jsonl, .json or .parquet; - is standard input")
-    parser.add_argument("--format", choices=forms, help="of the file; by default its ending says, and else it is lines")
+    parser.add_argument(
+        "file",
+        help=f"lines ({TEXT}), {', '.join(FORMATS)} (.tsv is never quoted), or one of these before .gz, .xz or .bz2; - is "
+        "standard input",
+    )
+    parser.add_argument("--format", choices=forms, help="of the file; by default its ending says, without one it is lines")
     parser.add_argument("--text", nargs="+", metavar="COLUMN", help="of the text, or the two of a pair; by default the task's")
     parser.add_argument("--id", metavar="COLUMN", help="to name each row by; by default its number, from 1")
     parser.add_argument("--jsonl", action="store_true", help="write JSON Lines and not TSV with a header")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there and not to standard output")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write there (.tsv, .csv or .jsonl) and not to standard output"
+    )
     chosen = parser.parse_args()
-    ending = Path(chosen.file).suffix[1:]
-    form = chosen.format or (ending if ending in forms else "lines")
     disable_progress_bar()  # of loading, which takes no time
     try:
+        write = writer(chosen.out, chosen.jsonl)
+        if chosen.id in ANSWER:
+            raise ValueError(f"--id {chosen.id}: the answers have a column of this name. Rename the one in the file.")
         classifier = Classifier(chosen.artifact)
-        text = classifier.text if form == "lines" else chosen.text or classifier.text
+        text = chosen.text or classifier.text
         if len(text) != len(classifier.text):
             raise ValueError(f"--text {' '.join(text)}: this model reads {len(classifier.text)}, as {classifier.text}.")
     except ValueError as error:
         sys.exit(printable(f"predict: {error}"))
     try:
-        rows = lines(chosen.file, text) if form == "lines" else FORMATS[f".{form}"](chosen.file)
-        chunks = predict(classifier, rows, text, chosen.id)
+        chunks = predict(classifier, reader(chosen.file, chosen.format, text), text, chosen.id)
 
-        def write(out: Path | int) -> None:
+        def made(out: Path | int) -> None:
             with open(out, "w", encoding="utf-8", newline="", closefd=out != 1) as file:
-                _write(chunks, chosen.jsonl, file)
+                for number, answers in enumerate(chunks):
+                    write(file, answers, number == 0)
+                    file.flush()
 
         if chosen.out is None:
-            write(1)  # standard output
+            made(1)  # standard output
         else:
-            replace(chosen.out, write)
+            replace(chosen.out, made)
     except BrokenPipeError:
         sys.exit(1)
     except (ValueError, OSError) as error:
-        sys.exit(printable(f"predict: {chosen.file}: {error}"))
+        known = str(error).startswith(chosen.file) or "No such file" in str(error)
+        sys.exit(printable(f"predict: {error}" if known else f"predict: {chosen.file}: {error}"))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The command that classifies, against plain transformers, one text at a time."""
 
 import csv
+import gzip
 import json
 import os
 import sys
 from types import SimpleNamespace
 
+import pandas
 import pyarrow as pa
 import pytest
 import torch
@@ -14,6 +16,7 @@ from pyarrow import parquet
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kd_lightning import predict
+from kd_lightning.data.formats import FORMATS
 from kd_lightning.data.labelled import LabelledText
 from kd_lightning.encoder import classifier
 from kd_lightning.method.finetune import FineTune
@@ -262,3 +265,133 @@ def test_a_classifier_answers_as_in_training_whatever_side_its_tokenizer_padded(
         tokens = encoder.tokenizer(*text, truncation=True, max_length=16, return_tensors="pt")
         with torch.no_grad():
             torch.testing.assert_close(plain(**tokens).logits[0], shown, rtol=1e-4, atol=1e-5)
+
+
+IDS = [
+    '5" nail',
+    '"5" nail',
+    "'",
+    "=1+1",
+    "+1",
+    "-2",
+    "@me",
+    "007",
+    "1.0",
+    "",
+    " blank ",
+    "a,b",
+    "Füße",
+    "\u2028",
+    'a""b',
+    "\\t",
+]
+LINES = [*IDS, "a\tb", "a\nb", "a\r", "\r\n"]
+
+
+def with_ids(path, ids) -> None:
+    pandas.DataFrame({"code": ids, "sentence": TEXTS[: len(ids)]}).to_csv(path, index=False, quoting=csv.QUOTE_ALL)
+
+
+def elsewhere(path) -> list[dict[str, str]]:
+    """The rows of a file as other libraries read it: csv without quotes, pandas, json."""
+    if path.suffix == ".tsv":
+        with path.open(newline="\n", encoding="utf-8") as file:
+            return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    if path.suffix == ".csv":
+        return pandas.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+@pytest.mark.parametrize(("ending", "ids"), [(".tsv", IDS), (".csv", LINES), (".jsonl", LINES)])
+def test_what_is_written_is_read_back_equal_here_and_elsewhere(ending, ids, single, command, tmp_path):
+    with_ids(tmp_path / "ids.csv", ids)
+    out = tmp_path / f"out{ending}"
+    assert command(single, tmp_path / "ids.csv", "--id", "code", "--out", out) == ""
+    ours = [row for _, row in FORMATS[ending](out)]
+    theirs = elsewhere(out)
+    assert [row["code"] for row in ours] == [row["code"] for row in theirs] == ids
+    assert [row["label"] for row in ours] == [label for label, _ in expected(single, TEXTS[: len(ids)])]
+    assert ours == theirs
+    assert all(0 < float(row["probability"]) <= 1 for row in theirs)
+    again = command(single, out, "--text", "code", "--id", "code", "--out", tmp_path / f"again{ending}")
+    assert again == ""
+    assert [row["code"] for _, row in FORMATS[ending](tmp_path / f"again{ending}")] == ids
+
+
+@pytest.mark.parametrize("bad", ["a\tb", "a\nb", "a\r"])
+def test_what_no_tsv_holds_is_refused_and_nothing_is_left(bad, single, command, tmp_path):
+    with_ids(tmp_path / "ids.csv", ["fine", bad])
+    with pytest.raises(
+        SystemExit, match=r"ids\.csv: 'a.*has a tab or a line end in it, which no TSV holds\. Write --jsonl, or --out"
+    ):
+        command(single, tmp_path / "ids.csv", "--id", "code", "--out", tmp_path / "out.tsv")
+    assert [path.name for path in tmp_path.iterdir()] == ["ids.csv"]
+
+
+def test_numbers_stay_numbers(artifact, command, tmp_path):
+    folder = artifact(labels=("score",))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model.classifier.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    model.classifier.bias.data.fill_(-20)
+    model.save_pretrained(folder)
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS))
+    command(folder, tmp_path / "a.txt", "--out", tmp_path / "a.csv")
+    found = pandas.read_csv(tmp_path / "a.csv")
+    assert found["score"].dtype == "float64"
+    assert found["score"].min() < 0
+    assert found["score"].tolist() == pytest.approx([score for _, score in expected(folder, TEXTS)], abs=2e-5)
+
+
+def test_ids_of_any_type_are_written(single, command, tmp_path):
+    days = pandas.date_range("2020-01-01", periods=3)
+    pandas.DataFrame({"day": days, "sentence": TEXTS[:3]}).to_parquet(tmp_path / "a.parquet")
+    for options in ((), ("--jsonl",)):
+        output = command(single, tmp_path / "a.parquet", "--id", "day", *options)
+        assert all(f"2020-01-0{number}" in output for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.CSV", b"sentence,n\nw7,1\n"),
+        ("a.tsv.gz", gzip.compress(b"sentence\tn\nw7\t1\n")),
+        ("a.ndjson", b'{"sentence": "w7"}\n'),
+        ("a.json", b'[\n {"sentence": "w7"}\n]\n'),
+        ("a.TXT", b"\xef\xbb\xbfw7\n"),
+        ("a.txt.gz", gzip.compress(b"w7\n")),
+        ("a", b"w7\n"),
+        ("a.csv", b" sentence ,n\r\nw7,1\r\n"),
+    ],
+)
+def test_a_file_is_read_by_its_suffix(name, content, single, command, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    assert answered(command(single, tmp_path / name)) == expected(single, ["w7"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "sentence"),
+    [
+        ("a.xlsx", b"PK\x03\x04", (), r"a\.xlsx ends in none of \.txt, \.csv, \.tsv"),
+        ("a.csv", b"PK\x03\x04", (), r"predict: [^ ]*a\.csv is a zip file or a spreadsheet"),
+        ("a.csv", b"sentense,n\nw7,1\n", (), r"its columns are sentense, n\. Did you mean 'sentense'\?"),
+        ("a.csv", b"sentence,n,n\nw7,1,2\n", (), r"the column n stands twice"),
+        ("a.csv", b"sentence,label\nw7,1\n", ("--id", "label"), r"--id label: the answers have a column of this name"),
+        ("a.txt", b"w7\n", ("--out", "a.parquet"), r"--out a\.parquet: written are \.tsv, \.csv, \.jsonl"),
+        ("a.txt", b"w7\n", ("--jsonl", "--out", "a.csv"), r"--jsonl --out a\.csv: these name two formats"),
+        ("a.jsonl", b'{"sentence": NaN}\n', (), r"line 1 has nothing in column sentence"),
+        ("a.txt", b"caf\xe9\n", (), r"line 1: sentence holds bytes that are not UTF-8: the byte 0xe9 .* iconv -f latin1"),
+        ("a.txt", "w7\n".encode("utf-16"), (), r"are UTF-16, and UTF-8 is wanted"),
+    ],
+)
+def test_a_file_that_is_something_else_is_one_sentence(name, content, options, sentence, single, command, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit, match=sentence):
+        command(single, tmp_path / name, *options)
+
+
+def test_help_says_how_the_answers_are_written(command, capfd):
+    with pytest.raises(SystemExit):
+        command("--help")
+    said = " ".join(capfd.readouterr().out.split())
+    assert "nothing is ever quoted: read it with csv.QUOTE_NONE" in said
+    assert "those that begin with = + - @ too" in said

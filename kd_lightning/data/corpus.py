@@ -2,28 +2,28 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import load_from_disk
 from pyarrow import ArrowInvalid
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from kd_lightning.data import docs
 from kd_lightning.data.batches import loader, training_batches, validation_batches
+from kd_lightning.data.files import stamp
+from kd_lightning.data.long_text import token_ids
 from kd_lightning.data.masking import Masking
+from kd_lightning.data.source import check, locate, read
 from kd_lightning.keep import keep
 
 FORMAT = 1  # raise when the tokenised form changes: caches of another format are left alone
 SHORTEST = 12  # sequences with fewer tokens, special tokens included, are dropped, as in DistilBERT's release
 BLOCK = 32  # held-out sequences are taken in blocks of neighbours, so that a document is seldom on both sides
-READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
 def split_long(ids: list[int], max_length: int, first: int, last: int) -> list[list[int]]:
@@ -55,18 +55,14 @@ def sequences(lines: Iterable[list[int]], max_length: int, first: int, last: int
         yield from split_long([first, *held, last], max_length, first, last)
 
 
-def locate(source: str | list[str], cache: str) -> list[str]:
-    """source as a list, in which "docs" has become the file of the embedded documentation of Python."""
-    names = [source] if isinstance(source, str) else list(source)
-    return [str(docs.build(Path(cache)) / "corpus.txt") if name == "docs" else name for name in names]
-
-
 class Corpus(L.LightningDataModule):
     """Batches of `input_ids`, `attention_mask` [B, S] and, where mask_share > 0, `rows` and `labels` [N].
 
-    source: text files (plain, .gz, .xz: a paragraph a line, an empty line between documents), JSON Lines, CSV or Parquet
-    files with a column `text`, "docs" (embedded), or one hub name, "data set:configuration". The tokenised is kept
-    memory-mapped under cache, keyed by the source and the vocabulary.
+    source: files, each read by its own suffix (and one of a compression after it: .gz, .xz, .bz2): .txt is a paragraph a line,
+    with an empty line between documents; .jsonl, .ndjson, .json, .csv, .tsv and .parquet have a column `text`. Or "docs"
+    (embedded), or one hub name, "data set:configuration". All files are read through once when this is made, so that what is
+    wrong in one is said before anything trains. The tokenised is kept memory-mapped under cache, keyed by the source and the
+    vocabulary.
 
     join_lines: fill sequences up with following lines of the same document (false: a line is a sequence, as in
     DistilBERT's release). held_out: share of the sequences for validation. max_sequences: train on so many at the most, from
@@ -100,17 +96,15 @@ class Corpus(L.LightningDataModule):
             raise ValueError(
                 f"data.max_length={max_length}: this tokenizer's model reads {tokenizer.model_max_length} at most."
             )
-        absent = [name for name in self.source if not Path(name).is_file()]
-        self.is_hub = len(self.source) == 1 and not Path(self.source[0]).suffix and not Path(self.source[0]).exists()
-        if absent and not self.is_hub:
-            raise ValueError(f"data.source: {', '.join(absent)} cannot be found. Give text files or a hub name.")
+        if not self.folder.exists():
+            check(self.source)
 
     def prepare_data(self) -> None:
         """Read and tokenise once."""
         keep(self.folder, self._make)
 
     def _make(self, scratch: Path) -> None:
-        text = self._read(f"{scratch}-text")
+        text = read(self.source, f"{scratch}-text")
         tokenised = text.map(self._tokenise, batched=True, batch_size=2000, remove_columns=text.column_names, desc="Tokenising")
         if not len(tokenised):
             raise ValueError(
@@ -175,27 +169,14 @@ class Corpus(L.LightningDataModule):
     @property
     def folder(self) -> Path:
         """Where the tokenised form of this source, vocabulary and length is kept."""
-        files = [[name, *(os.stat(name)[6:9:2] if Path(name).exists() else ())] for name in self.source]
+        files = [[name, *(stamp(name) if Path(name).exists() else ())] for name in self.source]
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         key = json.dumps([FORMAT, files, vocabulary, self.max_length, self.join_lines])
         return self.cache / f"corpus-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
 
-    def _read(self, cache: str) -> Dataset:
-        if self.is_hub:
-            name, _, configuration = self.source[0].partition(":")
-            data = load_dataset(name, configuration or None, split="train", cache_dir=cache)
-        else:
-            if not any(os.path.getsize(name) for name in self.source):
-                raise ValueError(f"data.source: {', '.join(self.source)}: there is no text in there.")
-            reader = READERS.get(Path(self.source[0]).suffix, "text")
-            data = load_dataset(reader, data_files=self.source, split="train", cache_dir=cache)
-        if "text" not in data.column_names:
-            raise ValueError(f"data.source: a column 'text' is wanted, and the columns are {', '.join(data.column_names)}.")
-        return data.select_columns("text")
-
     def _tokenise(self, rows: dict[str, list[str]]) -> dict[str, list]:
         tokenizer = self.tokenizer
-        lines = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        lines = token_ids(tokenizer, rows["text"])
         first, last, unknown = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id
         kept = [
             ids

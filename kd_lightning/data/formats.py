@@ -1,30 +1,37 @@
 """Rows of files, one at a time: a bad one is given with its place and what is wrong with it, and the next one follows."""
 
 import csv
+import functools
 import itertools
 import json
+import sys
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 from datasets import Dataset, Features
 from pyarrow.parquet import ParquetFile
 
+from kd_lightning.data.files import binary, readable, text, unreadable
+
 BLOCK = 1000  # rows of a Parquet file or a data set that are in memory at once
+csv.field_size_limit(1 << 27)  # characters of a cell; the module's own limit is an eighth of a megabyte
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row | ValueError]]  # (place in its file, the row by column or what is wrong with it)
 
 
-def readable(text: str) -> bool:
-    """Whether all of it was UTF-8: a byte that is not has become a lone surrogate."""
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+@functools.cache
+def say(sentence: str, to: TextIO | None = None) -> None:
+    """Print a sentence, once, however many stages read the same rows. to: standard output, if it is None."""
+    print(sentence, file=to, flush=True)
 
 
 def lines(path: str | Path, columns: Sequence[str]) -> Rows:
     """A line is a text, or the two of a pair with a tab between them."""
-    with _open(path, "\n") as file:
+    with text(path, "\n") as file:
         for number, line in enumerate(file, 1):
             fields = line.rstrip("\r\n").split("\t", len(columns) - 1)
             pair = ValueError(f"no pair: a tab must stand between {' and '.join(columns)}")
@@ -37,52 +44,69 @@ def tsv(path: str | Path, columns: Sequence[str] | None = None, *, extra: bool =
     columns: the names of the columns where the first line holds none of them and so is no header. extra: fields after
     the last column are ignored; else they make a bad row.
     """
-    with _open(path, "\n") as file:
-        yield from _named(((n, line.rstrip("\r\n").split("\t")) for n, line in enumerate(file, 1)), columns, extra)
+    with text(path, "\n") as file:
+        records = ((number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(file, 1))
+        yield from _named(path, records, columns, extra)
 
 
 def comma_separated(path: str | Path) -> Rows:
-    """Comma-separated values, quoted as in RFC 4180."""
+    """Comma-separated values, quoted as in RFC 4180.
 
-    def records(file: Iterable[str]) -> Iterator[tuple[int, list[str] | ValueError]]:
-        reader = csv.reader(file, strict=True)
-        while True:
-            first = reader.line_num + 1
-            try:
-                yield first, next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield first, ValueError(str(error))
-
-    with _open(path, "") as file:
-        yield from _named(records(file), None, extra=False)
+    Where a quoted field does not end as it should, its first line is a bad row and reading goes on with the next line. Where
+    it does, but the lines that it runs over are rows by themselves, a quote too many is more likely: a bad row too. How many
+    rows run over several lines is said.
+    """
+    with text(path, "") as file:
+        yield from _named(path, _quoted(path, file), None, extra=False)
 
 
 def json_lines(path: str | Path) -> Rows:
-    with _open(path, "\n") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.rstrip())
-            except json.JSONDecodeError as error:
-                row = ValueError(f"not JSON ({error.msg}: column {error.colno})")
-            if not isinstance(row, dict | ValueError):
-                row = ValueError("not a JSON object")
-            yield f"line {number}", row
+    with text(path, "\n") as file:
+        yield from _objects(file)
+
+
+def json_file(path: str | Path) -> Rows:
+    """One array of objects, or JSON Lines."""
+    with text(path, "\n") as file:
+        start = []  # the blank lines before the first that is not, and that one
+        for line in file:
+            start.append(line)
+            if line.strip():
+                break
+        if not "".join(start).lstrip().startswith("["):
+            yield from _objects(itertools.chain(start, file))
+            return
+        try:
+            found = _parsed("".join([*start, file.read()]))
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON array: {error}.") from error
+    for number, row in enumerate(found, 1):
+        yield f"row {number}", row if isinstance(row, dict) else ValueError("not a JSON object")
 
 
 def parquet_rows(path: str | Path) -> Rows:
-    try:
-        file = ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no Parquet file ({error}).") from error
-    yield from _blocks(Features.from_arrow_schema(file.schema_arrow), file.iter_batches(BLOCK))
+    with binary(path) as source:
+        try:
+            file = ParquetFile(source)
+            _refuse_twice(path, file.schema_arrow.names)
+            yield from _blocks(Features.from_arrow_schema(file.schema_arrow), file.iter_batches(BLOCK))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is no Parquet file, or a damaged one ({error}).") from error
 
 
 def dataset_rows(data: Dataset) -> Rows:
     yield from _blocks(data.features, data.with_format("arrow").iter(BLOCK))
+
+
+FORMATS: dict[str, Callable[[str | Path], Rows]] = {  # tables
+    ".csv": comma_separated,
+    ".tsv": tsv,
+    ".jsonl": json_lines,
+    ".json": json_file,
+    ".parquet": parquet_rows,
+    ".ndjson": json_lines,
+}
+TEXT = ".txt"  # `lines`
 
 
 def _blocks(features: Features, blocks: Iterable[pa.RecordBatch | pa.Table]) -> Rows:
@@ -97,22 +121,99 @@ def _blocks(features: Features, blocks: Iterable[pa.RecordBatch | pa.Table]) -> 
             yield f"row {next(numbers)}", dict(zip(columns, row, strict=True))
 
 
-FORMATS: dict[str, Callable[[str | Path], Rows]] = {
-    ".csv": comma_separated,
-    ".tsv": tsv,
-    ".jsonl": json_lines,
-    ".json": json_lines,
-    ".parquet": parquet_rows,
-}
+def _objects(file: Iterable[str]) -> Rows:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = _parsed(line.rstrip())
+        except ValueError as error:
+            row = error
+        array = line.startswith("[") and (isinstance(row, ValueError) or isinstance((*row, None)[0], dict))
+        if array:
+            row = ValueError("a JSON array and not an object; let the name of a file that is one array end in .json")
+        elif not isinstance(row, dict | ValueError):
+            row = ValueError("not a JSON object")
+        yield f"line {number}", row
 
 
-def _open(path: str | Path, newline: str):
-    """A file, or standard input for "-", with bytes that are not UTF-8 let through (`readable`): one of them is one bad row."""
-    source = 0 if path == "-" else path
-    return open(source, encoding="utf-8-sig", errors="surrogateescape", newline=newline, closefd=path != "-")
+def _parsed(string: str) -> Any:
+    try:
+        return json.loads(string, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise ValueError(f"not JSON ({error.msg}: {line}column {error.colno})") from error
+    except RecursionError as error:
+        raise ValueError("not JSON that can be read (it is nested too deeply)") from error
 
 
-def _named(records: Iterable[tuple[int, list[str] | ValueError]], columns: Sequence[str] | None, extra: bool) -> Rows:
+def _once(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"'{name}' stands in it twice")
+    return row
+
+
+def _quoted(path: str | Path, file: Iterator[str]) -> Iterator[tuple[int, list[str] | ValueError]]:
+    """The records of comma-separated values, each with the number of its first line."""
+    again: deque[str] = deque()  # lines that a record took and that are read once more
+    taken: list[str] = []
+    first, width, several, longest = 1, None, 0, (0, 0)
+
+    def feed() -> Iterator[str]:
+        while (line := again.popleft() if again else next(file, None)) is not None:
+            taken.append(line)
+            yield line
+
+    while True:
+        taken.clear()
+        try:
+            record = next(csv.reader(feed(), strict=True), None)
+        except csv.Error as error:
+            record = ValueError(str(error))
+            if "end of data" in str(error):
+                record = ValueError("a quote opens a field here and none closes it")
+            elif len(taken) > 1:
+                record = ValueError(f"a quote opens a field here that runs on to line {first + len(taken) - 1} ({error})")
+        if record is None:
+            break
+        width = width or (len(record) if isinstance(record, list) else None)
+        if isinstance(record, list) and len(taken) > 1 and _are_rows(taken, width):
+            last = first + len(taken) - 1
+            record = ValueError(f"a quote opens a field here that swallows the rows to line {last}; close it, or double it")
+        if isinstance(record, ValueError):
+            again.extendleft(reversed(taken[1:]))
+            del taken[1:]
+        elif len(taken) > 1:
+            several, longest = several + 1, max(longest, (len(taken), first))
+        yield first, record
+        first += len(taken)
+    if several:
+        what = "rows run" if several > 1 else "row runs"
+        place = f"lines {longest[1]} to {sum(longest) - 1}"
+        say(f"{path}: {several:,} {what} over several lines, in quotes; the longest is {place}.", sys.stderr)
+
+
+def _are_rows(taken: Sequence[str], width: int | None) -> bool:
+    """Whether the lines inside a record of several are rows of width fields by themselves. Commas of prose have a blank after
+    them."""
+    if width is None or width < 2:
+        return False
+    first = [taken[0].split(",")] if len(taken) == 2 else []  # its quote is the one in question
+    rows = [*first, *(next(csv.reader([line]), []) for line in taken[1:-1] or taken[1:])]
+    return all(len(row) == width and not any(field[:1].isspace() for field in row) for row in rows)
+
+
+def _refuse_twice(path: str | Path, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twice:
+        raise ValueError(f"{path}: the column {' and '.join(twice)} stands twice in its header. Rename one of the two.")
+
+
+def _named(
+    path: str | Path, records: Iterable[tuple[int, list[str] | ValueError]], columns: Sequence[str] | None, extra: bool
+) -> Rows:
     header = None
     for number, fields in records:
         if isinstance(fields, ValueError):
@@ -121,8 +222,12 @@ def _named(records: Iterable[tuple[int, list[str] | ValueError]], columns: Seque
         if fields in ([], [""]):
             continue
         if header is None:
-            headless = columns and not set(columns) & set(fields)
-            header = list(columns) if headless else fields
+            names = [field.strip() for field in fields]
+            headless = columns and not set(columns) & set(names)
+            header = list(columns) if headless else names
+            if unread := next((name for name in header if not readable(name)), None):
+                raise ValueError(f"{path}, line {number}, its header: {unreadable(unread)}")
+            _refuse_twice(path, header)
             if not headless:
                 continue
         if len(fields) < len(header) or (len(fields) > len(header) and not extra):

@@ -5,8 +5,8 @@ from pathlib import Path
 from datasets import Dataset, load_dataset, load_from_disk
 from pyarrow import parquet
 
-from kd_lightning.data.formats import dataset_rows, tsv
-from kd_lightning.data.rows import NoColumn, collect, say
+from kd_lightning.data.formats import dataset_rows, say, tsv
+from kd_lightning.data.rows import NoColumn, collect
 
 REQUIRED = ("train", "validation", "unlabelled")
 

@@ -1,26 +1,54 @@
 """Rows as columns of texts and labels; whatever is wrong with one is said with its file and its place there."""
 
-import functools
+import difflib
 import math
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from datasets import Dataset
 
-from kd_lightning.data.formats import Rows, readable
+from kd_lightning.data.files import readable, unreadable
+from kd_lightning.data.formats import Rows, say
 
 UNLABELLED = -100
 SHOWN = 5  # bad rows that a message quotes
+ABSENT = ("nan", "null", "none")  # words with which other programs write that there is no value
 
 
 class NoColumn(ValueError):
     """A file has not the columns that are wanted."""
 
 
-@functools.cache
-def say(sentence: str) -> None:
-    """Print a sentence, once, however many stages read the same rows."""
-    print(sentence, flush=True)
+def closest(wanted: Iterable[str], columns: Iterable[str]) -> str:
+    """A sentence that proposes the columns with the names nearest to those wanted; empty where none is near."""
+    plain: dict[str, str] = {}
+    for column in columns:
+        plain.setdefault(column.strip().casefold(), column)
+    near = [difflib.get_close_matches(name.strip().casefold(), plain, 1) for name in wanted]
+    proposed = [f"'{plain[names[0]]}'" for names in near if names]
+    return f" Did you mean {' and '.join(proposed)}?" if proposed else ""
+
+
+def missing(value: Any) -> bool:
+    """Whether there is no value: None, not a number, an empty text or one of blanks."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def class_name(value: Any) -> str:
+    """How a class is written, whatever the format: 1, 1.0, "1" and "1.0" are "1"; True, true and "true" are "True"; blanks
+    around a name are no part of it. Raises ValueError for what names no class, a list for one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, list | dict | tuple | bytes) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"is {str(value)[:60]}, and a class is a text, a whole number or true or false")
+    name = unicodedata.normalize("NFC", str(value).strip())
+    if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", name):
+        name = name.rstrip("0").rstrip(".")
+    if name.casefold() in ("true", "false"):
+        name = name.capitalize()
+    return "0" if name == "-0" else name
 
 
 def collect(
@@ -34,41 +62,58 @@ def collect(
     """
     if on_bad_row not in ("error", "skip"):
         raise ValueError(f"on_bad_row={on_bad_row}: choose error or skip.")
+    numbers = class_numbers(values) if len(values) > 1 else {}
     names = ["sentence1", "sentence2"][: len(text)]
     columns: dict[str, list] = {name: [] for name in (*names, "label")}
-    wanted, bad = [*text, *([label] if label else [])], []
+    wanted, bad, foreign = [*text, *([label] if label else [])], [], ""
     for place, row in rows:
         try:
             if isinstance(row, ValueError):
                 raise row
             absent = [column for column in wanted if column not in row]
             if absent and not columns["label"]:
-                raise NoColumn(f"{source} has no column {' and '.join(absent)}; its columns are {', '.join(row)}.")
+                there = f"its columns are {', '.join(row)}.{closest(absent, row)}"
+                raise NoColumn(f"{source} has no column {' and '.join(absent)}; {there}")
             if absent:
                 raise ValueError(f"{' and '.join(absent)} is missing")
             texts = [_text(row[column], column, empty) for column in text]
-            number = _number(row[label] if label else None, label, values)
+            number = _number(row[label] if label else None, label, numbers)
         except NoColumn:
             raise
         except ValueError as error:
             bad.append(f"{place}: {error}")
+            texts = [] if isinstance(row, ValueError) else [row.get(column) for column in wanted]
+            for value in texts:
+                if isinstance(value, str) and not readable(value):
+                    foreign = foreign or f" In {place} {unreadable(value)}"
             continue
         for name, value in zip(columns, (*texts, number), strict=True):
             columns[name].append(value)
     quoted = "; ".join(bad[:SHOWN]) + (" ..." if len(bad) > SHOWN else "")
     count = f"{len(bad):,} bad row{'s' if len(bad) > 1 else ''}"
     if bad and on_bad_row == "error":
-        raise ValueError(f"{source} has {count} ({quoted}). Correct them, or leave them out with task.on_bad_row=skip.")
+        remedy = f"Correct them, or leave them out with task.on_bad_row=skip.{foreign}"
+        raise ValueError(f"{source} has {count} ({quoted}). {remedy}")
     if not columns["label"]:
         raise ValueError(f"{source} has no rows{f' but {count} ({quoted})' if bad else ''}.")
     if bad:
-        say(f"{source}: {count} left out ({quoted}).")
+        say(f"{source}: {count} left out ({quoted}).{foreign}")
     return Dataset.from_dict(columns)
+
+
+def class_numbers(labels: Sequence[str]) -> dict[str, int]:
+    """The number of each class by its name, as it is given and as `class_name` writes it."""
+    numbers: dict[str, int] = {}
+    for number, label in enumerate(labels):
+        for name in (str(label), class_name(label)):
+            if numbers.setdefault(name, number) != number:
+                raise ValueError(f"task.labels: {labels[numbers[name]]} and {label} are one class. Name it once.")
+    return numbers
 
 
 def _text(value: Any, column: str, empty: bool) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{column} is missing" if value is None else f"{column} is {value!r}, not a text")
+        raise ValueError(f"{column} is missing" if missing(value) else f"{column} is {str(value)[:60]}, not a text")
     if not (empty or value.strip()):
         raise ValueError(f"{column} is empty")
     if not readable(value):
@@ -76,20 +121,35 @@ def _text(value: Any, column: str, empty: bool) -> str:
     return value
 
 
-def _number(value: Any, column: str | None, values: Sequence[str]) -> int | float:
-    """A label as a number: a class by its place, a score as it is; unlabelled is -100, or NaN among scores."""
+def _number(value: Any, column: str | None, classes: dict[str, int]) -> int | float:
+    """A label as a number: a class by its place, a score as it is (no classes); unlabelled is -100, or NaN among scores."""
     if column is None:
-        return UNLABELLED if len(values) > 1 else math.nan
-    if value is None or value == "":
+        return UNLABELLED if classes else math.nan
+    if missing(value):
         raise ValueError(f"{column} is missing")
-    if len(values) > 1:
-        if str(value) not in values:
-            raise ValueError(f"{column} is '{value}'; known are {', '.join(values)}")
-        return values.index(str(value))
+    if isinstance(value, str) and not readable(value):
+        raise ValueError(f"{column} holds bytes that are not UTF-8")
+    if classes:
+        return _class(value, column, classes)
     try:
         score = float(value)
     except (ValueError, TypeError):
         score = math.nan
     if not math.isfinite(score):
-        raise ValueError(f"{column} is '{value}', not a number")
+        raise ValueError(f"{column} is '{str(value)[:60]}', not a number")
     return score
+
+
+def _class(value: Any, column: str, classes: dict[str, int]) -> int:
+    if str(value) in classes and isinstance(value, str):
+        return classes[value]
+    try:
+        name = class_name(value)
+    except ValueError as error:
+        raise ValueError(f"{column} {error}") from error
+    if name in classes:
+        return classes[name]
+    if name.casefold() in ABSENT:
+        raise ValueError(f"{column} is '{name}', which stands for a missing one; a class of this name is named in task.labels")
+    known = {number: name for name, number in reversed(classes.items())}  # as they are given
+    raise ValueError(f"{column} is '{name[:60]}'; known are {', '.join(known[number] for number in sorted(known))}")

@@ -1,13 +1,17 @@
 """A task of one's own: rows of CSV, TSV, JSON Lines or Parquet files, or of a data set of the hub."""
 
+import functools
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
 
-from kd_lightning.data.formats import FORMATS, Rows, dataset_rows, readable
-from kd_lightning.data.rows import collect, say
+from kd_lightning.data.files import format_of, readable, stamp
+from kd_lightning.data.formats import FORMATS, Rows, dataset_rows, say
+from kd_lightning.data.rows import ABSENT, class_name, closest, collect, missing
 
 WANTED = "name your rows, e.g. task.files.train=mine.csv task.text=[review] task.label=stars."
 FEW = 5  # rows of a class; with fewer it may be a slip of who labelled them
@@ -18,17 +22,20 @@ def rows_of(file: str, hub: list[str] | None) -> Rows:
     if hub is not None:
         try:
             data = load_dataset(*hub)
-        except OSError as error:
-            raise ValueError(f"task.hub: {':'.join(hub)} cannot be loaded ({error}).") from error
+        except (OSError, ValueError, DatasetsError) as error:
+            raise ValueError(
+                f"task.hub: {':'.join(hub)} cannot be loaded ({error}). Give [data set] or [data set, configuration], or files."
+            ) from error
         if file not in data:
             raise ValueError(f"task.files: {':'.join(hub)} has no split {file}; it has {', '.join(data)}.")
         return dataset_rows(data[file])
     path = Path(file)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"task.files: {file} ends in none of {', '.join(FORMATS)}, so its format is unknown.")
-    if not path.is_file():
+    if path.is_dir():
+        raise ValueError(f"task.files: {file} is a folder, and a file is wanted. Name a file in it.")
+    suffix = format_of(file, "task.files", list(FORMATS))
+    if not path.exists():
         raise ValueError(f"task.files: {file} cannot be found.")
-    return FORMATS[path.suffix](path)
+    return FORMATS[suffix](path)
 
 
 def classes(*, file: str | None, hub: list[str] | None, label: str | None) -> list[str]:
@@ -40,10 +47,12 @@ def classes(*, file: str | None, hub: list[str] | None, label: str | None) -> li
     for _, row in rows_of(file, hub):
         if isinstance(row, dict):
             columns |= dict.fromkeys(row)
-            seen[str(row.get(label, ""))] += row.get(label) not in (None, "") and readable(str(row[label]))
-    found = sorted(+seen)
+            if (name := _named(row.get(label))) is not None:
+                seen[name] += 1
+    found = sorted(seen)
     if not found:
-        raise ValueError(f"{file} has no row with a {label}; its columns are {', '.join(columns)}.")
+        there = f"its columns are {', '.join(columns)}.{'' if label in columns else closest([label], columns)}"
+        raise ValueError(f"{file} has no row with a {label}; {there}")
     if len(found) == 1:
         raise ValueError(f"{file}: every row has the {label} '{found[0]}', so there is nothing to learn.")
     if len(found) > max(2, seen.total() / 2):
@@ -54,6 +63,17 @@ def classes(*, file: str | None, hub: list[str] | None, label: str | None) -> li
     return found
 
 
+def _named(value: Any) -> str | None:
+    """The class that a label names; None where it names none."""
+    if missing(value) or not readable(str(value)):
+        return None
+    try:
+        name = class_name(value)
+    except ValueError:
+        return None
+    return None if name.casefold() in ABSENT else name
+
+
 class Table:
     """Rows of one's own files.
 
@@ -61,7 +81,8 @@ class Table:
     other than these and validation is measured at the end. Without validation a share of train is held out: the same share
     of every class, the same rows for the same split_seed, and never a text that is also trained on.
     text: one or two columns; label: the label's. labels: the class names in the order of the logits; one makes it a
-    regression. on_bad_row: error | skip. A .tsv file is never quoted.
+    regression. on_bad_row: error | skip. A file is read by its suffix (`formats.FORMATS`); a .tsv file
+    is never quoted. How labels name classes is in `rows.class_name`.
     """
 
     def __init__(
@@ -87,9 +108,11 @@ class Table:
         self.files = {split: file for split, file in files.items() if file is not None}
         self.labels = [str(label) for label in labels]
         self.validation_share, self.split_seed, self.on_bad_row = validation_share, split_seed, on_bad_row
+        for split in self.files:  # all, so that a chain refuses what is wrong before its first stage trains
+            self._read(split)
 
     def splits(self, unlabelled: bool) -> dict[str, Dataset]:
-        found = {split: self._read(split) for split in self.files}  # all, so that a chain's first stage refuses what is wrong
+        found = {split: self._read(split) for split in self.files}
         if not unlabelled:
             found.pop("unlabelled", None)
         self._describe(found["train"])
@@ -101,10 +124,10 @@ class Table:
         return found
 
     def _read(self, split: str) -> Dataset:
-        file, label = self.files[split], None if split == "unlabelled" else self.label
-        source = file if self.hub is None else f"{file} of {':'.join(self.hub)}"
-        rows = rows_of(file, self.hub)
-        return collect(source, rows, text=self.text, label=label, values=self.labels, on_bad_row=self.on_bad_row, empty=False)
+        file, hub = self.files[split], None if self.hub is None else tuple(self.hub)
+        changed = stamp(file) if hub is None and Path(file).exists() else ()
+        label = None if split == "unlabelled" else self.label
+        return _collected(file, changed, hub, tuple(self.text), label, tuple(self.labels), self.on_bad_row)
 
     def _describe(self, train: Dataset) -> None:
         labels = train["label"]
@@ -136,6 +159,22 @@ class Table:
         chosen = np.array([text in held for text in texts])
         say(f"{self.name}: {chosen.sum():,} of these rows are held out for validation.")
         return rows.select(np.flatnonzero(~chosen)), rows.select(np.flatnonzero(chosen))
+
+
+@functools.cache
+def _collected(
+    file: str,
+    changed: tuple,  # tells an edited file from the one that was read
+    hub: tuple[str, ...] | None,
+    text: tuple[str, ...],
+    label: str | None,
+    values: tuple[str, ...],
+    on_bad_row: str,
+) -> Dataset:
+    """The rows of a split, read once however many stages of a process ask for them."""
+    source = file if hub is None else f"{file} of {':'.join(hub)}"
+    rows = rows_of(file, None if hub is None else list(hub))
+    return collect(source, rows, text=text, label=label, values=values, on_bad_row=on_bad_row, empty=False)
 
 
 def _texts(rows: Dataset) -> list[tuple[str, ...]]:

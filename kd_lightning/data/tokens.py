@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from kd_lightning.data.long_text import beginning
+
 TOKENS = ("input_ids", "token_type_ids")  # what a network reads of a row
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], max_length: int) -> dict[str, list[list[int]]]:
     """The tokens of each row, cut to max_length. texts: one column, or the two of pairs."""
+    if len(texts) == 1 and tokenizer.truncation_side == "right":  # of a pair the longer loses, by its whole length
+        texts = [[beginning(tokenizer, text, max_length) for text in texts[0]]]
     encoded = tokenizer(*(list(column) for column in texts), truncation=True, max_length=max_length, padding=False)
     return {name: encoded[name] for name in TOKENS if name in encoded}
 

@@ -277,9 +277,8 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(other, words, corpus):
 
 
 def test_a_file_without_a_text_column_is_refused(corpus):
-    data = corpus('{"body": "w5"}\n', name="rows.jsonl")
     with pytest.raises(ValueError, match=r"data\.source: a column 'text' is wanted, and the columns are body"):
-        data.prepare_data()
+        corpus('{"body": "w5"}\n', name="rows.jsonl")
 
 
 def test_too_few_sequences_to_hold_any_out_are_refused(corpus):
@@ -317,3 +316,36 @@ def test_a_masked_lm_is_held_against_the_entropy_of_the_frequencies(corpus):
     data = ready(corpus([" ".join(["w5", "w5", "w6", "w5"] * 5)] * 64))
     assert data.references["val/unigram_entropy"] == pytest.approx(2 * math.log(2) - 0.75 * math.log(3))
     assert ready(corpus(mask_share=0.0)).references == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("rows.jsonl", '{"text": "w5"}\n{"text"\n', r"rows\.jsonl, line 2: not JSON"),
+        ("text.md", "w5 w6\n", r"text\.md ends in none of \.txt"),
+        ("text.txt", "", r"text\.txt has no content"),
+    ],
+)
+def test_a_corpus_is_checked_when_it_is_made_so_that_nothing_trains_before(name, text, words, corpus, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        corpus(text, name=name)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_files_of_several_formats_are_one_corpus(corpus, tmp_path):
+    texts = [words(20, start=i) for i in range(70)]
+    expected = stored(ready(corpus(texts)))
+    (tmp_path / "a.TXT").write_text("\n".join(texts[:30]))
+    (tmp_path / "b.ndjson.gz").write_bytes(
+        gzip.compress("\n".join(json.dumps({"text": text}) for text in texts[30:50]).encode())
+    )
+    (tmp_path / "c.tsv").write_text("id\ttext\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts[50:])))
+    assert stored(ready(corpus(source=[str(tmp_path / name) for name in ("a.TXT", "b.ndjson.gz", "c.tsv")]))) == expected
+
+
+def test_a_long_line_is_cut_as_if_it_had_been_tokenised_whole(corpus, tokenizer, monkeypatch):
+    line = words(500)
+    whole = split_long(tokenizer(line, verbose=False)["input_ids"], 32, CLS, SEP)
+    monkeypatch.setattr("kd_lightning.data.long_text.PIECE", 40)
+    data = corpus([line], held_out=0.0)
+    assert stored(ready(data)) == [ids for ids in whole if len(ids) >= SHORTEST]

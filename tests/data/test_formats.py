@@ -1,10 +1,16 @@
-"""Rows of files, a block at a time."""
+"""Rows of files, a block at a time, and bad ones that cost no others."""
 
+import json
+import re
+
+import pandas
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset
 from pyarrow import parquet
 
-from kd_lightning.data.formats import parquet_rows
+from kd_lightning.data import formats
+from kd_lightning.data.formats import parquet_rows, say
 
 
 @pytest.fixture
@@ -38,3 +44,93 @@ def test_a_parquet_file_is_read_no_further_than_it_is_asked(grouped, monkeypatch
     assert [next(rows)[1]["text"] for _ in range(3)] == ["w0", "w1", "w2"]
     with pytest.raises((OSError, ValueError)):
         next(rows)
+
+
+def read(path) -> tuple[list[dict], list[str]]:
+    """The good rows and what is said of the bad ones."""
+    rows = list(formats.comma_separated(path))
+    return [row for _, row in rows if isinstance(row, dict)], [f"{at}: {row}" for at, row in rows if not isinstance(row, dict)]
+
+
+@pytest.fixture
+def sixty(tmp_path):
+    """Sixty rows, of which some lines are exchanged: number of the line -> another one."""
+    say.cache_clear()
+    rows = [f"text {n},{'good' if n % 2 else 'poor'}" for n in range(60)]
+
+    def make(**other: str):
+        lines = ["text,label", *rows]
+        for number, line in other.items():
+            lines[int(number[1:]) - 1] = line
+        (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+        return tmp_path / "a.csv", [dict(zip(("text", "label"), row.split(","), strict=True)) for row in rows]
+
+    return make
+
+
+STRAY = [
+    ({"_6": '"text 4,poor'}, "line 6: a quote opens a field here and none closes it", {6}),
+    ({"_6": '"text 4,poor', "_31": '"text, 29",good'}, "line 6: a quote opens a field here that runs on to line 31", {6}),
+    ({"_6": '"text 4,poor', "_31": 'screen 5",good'}, "line 6: .* swallows the rows to line 31; close it, or double it", {6}),
+    ({"_6": '"text 4,poor', "_7": 'screen 5",good'}, "line 6: .* swallows the rows to line 7", {6}),
+    ({"_6": 'text 4,"poor', "_9": 'text 7,5"'}, "line 6: .* swallows the rows to line 9", {6}),
+    ({"_61": '"text 59,good'}, "line 61: a quote opens a field here and none closes it", {61}),
+]
+
+
+@pytest.mark.parametrize(("lines", "said", "lost"), STRAY)
+def test_a_stray_quote_costs_its_own_line_and_no_other(lines, said, lost, sixty):
+    path, expected = sixty(**lines)
+    rows, bad = read(path)
+    assert len(bad) == 1
+    assert re.match(said, bad[0])
+    changed = {int(number[1:]) for number in lines}
+    assert len(rows) == 60 - len(lost)
+    kept = [n for n in range(60) if n + 2 not in lost]
+    assert [rows[i] for i, n in enumerate(kept) if n + 2 not in changed] == [expected[n] for n in kept if n + 2 not in changed]
+
+
+def test_fields_of_several_lines_are_read_as_pandas_reads_them_and_are_said(tmp_path, capsys):
+    say.cache_clear()
+    texts = ['a "quoted", long\nreview, of\n\nfour lines', "two\r\nlines", "He said: no,\nthen yes", "one, line", "", "42"]
+    pandas.DataFrame({"text": texts, "label": list("ababab")}).to_csv(tmp_path / "a.csv", index=False)
+    rows, bad = read(tmp_path / "a.csv")
+    assert bad == []
+    assert rows == pandas.read_csv(tmp_path / "a.csv", dtype=str, keep_default_na=False).to_dict("records")
+    assert [row["text"] for row in rows] == texts
+    printed = capsys.readouterr()
+    assert "a.csv: 3 rows run over several lines, in quotes; the longest is lines 2 to 5." in printed.err
+    assert printed.out == ""  # where answers are written
+
+
+def test_one_column_may_hold_lines(tmp_path):
+    say.cache_clear()
+    (tmp_path / "a.csv").write_text('text\n"one\ntwo\nthree"\nfour\n')
+    assert read(tmp_path / "a.csv") == ([{"text": "one\ntwo\nthree"}, {"text": "four"}], [])
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path):
+    table = pa.table([["w5"], ["w6"], ["a"]], names=["text", "text", "label"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: the column text stands twice"):
+        list(parquet_rows(tmp_path / "a.parquet"))
+
+
+def test_json_arrays_and_lines_give_the_same_rows(tmp_path):
+    expected = [{"text": "w5", "n": 1}, {"text": 'a "b"\n', "n": None}]
+    files = {
+        "a": json.dumps(expected),
+        "b": f"\n \n{json.dumps(expected, indent=2)}\n",
+        "c": "".join(f"{json.dumps(r)}\n" for r in expected),
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(content)
+        assert [row for _, row in formats.json_file(tmp_path / f"{name}.json")] == expected
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, '{"a": 1', "nonsense"])
+def test_a_bad_line_of_json_is_a_bad_row_whatever_the_parser_makes_of_it(line, tmp_path):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "w5"}}\n{line}\n{{"text": "w6"}}\n')
+    first, second, third = (row for _, row in formats.json_lines(tmp_path / "a.jsonl"))
+    assert (first, third) == ({"text": "w5"}, {"text": "w6"})
+    assert isinstance(second, ValueError)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from kd_lightning.data.files import readable, text, unreadable
+
 ROWS = 100_000  # of a file, the most frequent first: as many as TinyBERT's release reads
 CHUNK = 256  # words looked up together: their cosines with all others are in memory at once
 
@@ -34,7 +36,8 @@ class Vectors:
 
 
 def glove(path: str) -> Vectors:
-    """The first ROWS rows of a text file in GloVe's format: a word and the D numbers of its vector, blanks between.
+    """The first ROWS rows of a text file, compressed or not, in GloVe's format: a word and the D numbers of its vector, with
+    blanks between.
 
     The last D fields are the vector (some words have blanks in them); D is counted in the first row. A word that is not
     there is looked up in lower case.
@@ -43,8 +46,12 @@ def glove(path: str) -> Vectors:
         raise ValueError(f"word vectors {path}: no such file. Give a text file of GloVe vectors.")
     rows: dict[str, int] = {}
     vectors: list[np.ndarray] = []
-    with open(path, encoding="utf-8", newline="\n") as file:
+    if not Path(path).stat().st_size:
+        raise ValueError(f"word vectors {path}: the file is empty. Give a text file of GloVe vectors.")
+    with text(path, "\n") as file:
         for number, line in zip(range(1, ROWS + 1), file, strict=False):
+            if not readable(line):
+                raise ValueError(f"word vectors {path}, line {number}: {unreadable(line)}")
             fields = line.rstrip().split(" ")
             width = len(vectors[0]) if vectors else len(fields) - 1
             try:
@@ -59,8 +66,6 @@ def glove(path: str) -> Vectors:
             rows.setdefault(" ".join(fields[:-width]), len(rows))
             if len(rows) > len(vectors):
                 vectors.append(vector)
-    if not vectors:
-        raise ValueError(f"word vectors {path}: the file is empty. Give a text file of GloVe vectors.")
     table = torch.from_numpy(np.stack(vectors))
 
     def vector_of(word: str) -> Tensor | None:

@@ -1,5 +1,7 @@
 """Nearest words against vectors in the plane, whose angles can be seen."""
 
+import gzip
+
 import pytest
 import torch
 
@@ -67,6 +69,14 @@ def test_the_first_of_two_rows_for_a_word_counts(file):
 def test_a_file_that_holds_no_vectors_is_refused_with_its_line(text, words, file):
     with pytest.raises(ValueError, match=words):
         glove(file(text))
+
+
+def test_a_file_that_is_compressed_is_read_and_one_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(FILE.encode()))
+    assert glove(str(tmp_path / "a.txt.gz")).nearest(["film"], 1) == {"film": ["movie"]}
+    (tmp_path / "b.txt").write_bytes(b"film 1 0\ncaf\xe9 0 1\n")
+    with pytest.raises(ValueError, match=r"b\.txt, line 2: the byte 0xe9 is not UTF-8"):
+        glove(str(tmp_path / "b.txt"))
 
 
 def test_a_file_that_is_not_there_is_refused():
