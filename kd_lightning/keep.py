@@ -34,7 +34,6 @@ def lock(place: Path) -> Iterator[None]:
     The lock of a process that died is free at once. A thread that holds the lock may take it again.
     """
     file = Path(f"{place}.lock")
-    made = [folder for folder in file.parents if not folder.exists()]
     with _Sentences(place):
         held = FileLock(file, is_singleton=True, on_acquired=_sign, poll_interval=POLL)
         try:
@@ -48,9 +47,6 @@ def lock(place: Path) -> Iterator[None]:
         if held.lock_counter == 1:  # safe while it is held: who has opened this file already sees that it is gone, and retries
             file.unlink(missing_ok=True)
         held.release()
-        with suppress(OSError):  # where nothing came of it
-            for folder in made:
-                folder.rmdir()
 
 
 def keep(place: Path, make: Callable[[Path], object]) -> Path:

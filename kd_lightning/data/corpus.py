@@ -104,7 +104,9 @@ class Corpus(L.LightningDataModule):
         keep(self.folder, self._make)
 
     def _make(self, scratch: Path) -> None:
-        text = read(self.source, f"{scratch}-text")
+        beside = Path(f"{scratch}-text")
+        beside.mkdir()
+        text = read(self.source, str(beside))
         tokenised = text.map(self._tokenise, batched=True, batch_size=2000, remove_columns=text.column_names, desc="Tokenising")
         if not len(tokenised):
             raise ValueError(

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -100,10 +101,16 @@ def make(cfg: DictConfig, command: str) -> None:
                 return
             time.sleep(0.2)
         run(cfg, command)
-    else:
+        return
+    new = [folder for folder in Path(cfg.artifact).parents if not folder.exists()]
+    try:
         with lock(Path(cfg.artifact)):
             if not finished(cfg):
                 run(cfg, command, launch)
+    finally:
+        with suppress(OSError):  # where nothing came of it
+            for folder in new:
+                folder.rmdir()
 
 
 def run(cfg: DictConfig, command: str, launch: str = "") -> None:

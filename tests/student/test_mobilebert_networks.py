@@ -67,8 +67,8 @@ def base(make_tokenizer, tmp_path):
     [
         ([], 842_240, 24_581_888, 5.385),
         (FULL_WIDTH, 874_624, 25_359_104, 5.587),
-        (["student=base/mobilebert_tiny"], 463_232, 15_485_696, 3.070),
-        (["student=base/mobilebert_without_opt"], 842_240, 24_581_888, 5.385),
+        (["student=mobilebert_tiny"], 463_232, 15_485_696, 3.070),
+        (["student=mobilebert_without_opt"], 842_240, 24_581_888, 5.385),
     ],
 )
 def test_students_of_the_paper_have_the_specs_counts(overrides, block, encoder, flops, base):
