@@ -116,7 +116,6 @@ BUGS = {  # name -> (file, text, replacement) ...
     "zero derived": [("student/adabert/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
     "layer table by floor": [("method/adabert", "-(-layers * i // depth)", "layers * i // depth")],
     "a probe weighed by its loss": [("method/adabert", "[-F.cross_entropy(logits[rows]", "[F.cross_entropy(logits[rows]")],
-    "odd rows move the weights": [("method/adabert", "for chosen in (~odd, odd)", "for chosen in (odd, ~odd)")],
     "padding in an average pool": [("student/adabert/cell", "third * (3 / places.neighbours).to(x.dtype)", "third")],
     "a derived network without statistics": [("student/adabert/search", "norm.momentum = None", "norm.momentum = 0.0")],
     "probes learn from all rows": [

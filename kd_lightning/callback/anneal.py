@@ -11,11 +11,6 @@ def exponential(epoch: int, step: int, *, epochs: int, fall: float, floor: float
     return max(math.exp(-fall * epoch / epochs), floor)
 
 
-def stairs(epoch: int, step: int, *, steps: int, every: int, end: float) -> float:
-    """end^(step / steps), the step rounded down to a multiple of every: EasyTransfer, with 100 and 0.2."""
-    return end ** (step // every * every / steps)
-
-
 class Anneal(L.Callback):
     """Sets the module's `relaxation` before each batch. schedule: (epoch, step) -> temperature."""
 

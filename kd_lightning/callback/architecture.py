@@ -4,7 +4,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
 
-class Architecture(L.Callback):
+class ReportArchitecture(L.Callback):
     """Logs `search/...` after each epoch (see `Choice.summary`), prints the architecture of now, and warns at the end of one
     that has nothing to learn but its word vectors, which searches have been seen to collapse to.
 

@@ -96,39 +96,32 @@ class Search(AdaBERT):
         L = Σ_d y_d · L_d  +  efficiency · K / Kmax · mean over edges of Σ_o y_o cost_o,      K = Σ_d d · y_d
 
     L_d is the task stage's loss of the first d cells. One loss moves weights and choice on the same rows, as in the PyTorch
-    code. two_level: the rows of odd number move the choice alone and the others the weights alone (DARTS, first order).
-    choice: the optimizer's settings for the choice (lr, betas, weight_decay). strong_costs, cost_length: see `search.costs`.
+    code. choice: the optimizer's settings for the choice (lr, betas, weight_decay). cost_length: see `search.costs`.
     settle: batches that the BatchNorms of the network found so far see before it is measured or left.
 
     Deviation: one optimizer, with one schedule and one clip, for weights and choice, each at its own rate; the PyTorch code
     has SGD for the weights, EasyTransfer two Adams. Weights of operations that were not drawn rest: no decay, no momentum.
-    Deviation: in `two_level` both move at once, where DARTS moves the choice first.
     """
 
     def __init__(
         self,
         *,
         efficiency: float,
-        strong_costs: bool,
         cost_length: int,
-        two_level: bool,
         choice: Mapping[str, Any],
         settle: int,
         **method,
     ) -> None:
         super().__init__(**method)
-        self.efficiency, self.two_level, self.choice, self.settle = efficiency, two_level, dict(choice), settle
-        self.register_buffer("cost", costs(self.student.spec.hidden, cost_length, strong=strong_costs), persistent=False)
+        self.efficiency, self.choice, self.settle = efficiency, dict(choice), settle
+        self.register_buffer("cost", costs(self.student.spec.hidden, cost_length), persistent=False)
         self.relaxation = 1.0  # an annealing callback changes it
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         draw = self.student.choice.draw(self.relaxation)
         price = efficiency(draw, self.cost)
-        if self.two_level:
-            loss, parts = self._two_levels(batch, draw, price)
-        else:
-            loss, parts = self._distil(batch, draw)
-            loss = loss + self.efficiency * price
+        loss, parts = self._distil(batch, draw)
+        loss = loss + self.efficiency * price
         self._log("train", loss, parts | {"efficiency": price.detach()}, len(batch["input_ids"]))
         return loss
 
@@ -143,20 +136,6 @@ class Search(AdaBERT):
             losses.append(loss)
             parts = found if number == drawn else parts
         return (draw.depth * torch.stack(losses)).sum(), parts
-
-    def _two_levels(self, batch: Batch, draw: Draw, price: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        odd = batch["index"] % 2 == 1
-        of_weights, of_choice = ({name: rows[chosen] for name, rows in batch.items()} for chosen in (~odd, odd))
-        loss, parts = torch.zeros((), device=odd.device), {}
-        if not odd.all():
-            loss, parts = self._distil(of_weights, draw.detach())
-        target = self.efficiency * price
-        if odd.any():
-            target = target + self._distil(of_choice, draw)[0]
-        logits = list(self.student.choice.parameters())
-        slope = torch.autograd.grad(target, logits)
-        straight = sum((x * g).sum() for x, g in zip(logits, slope, strict=True))  # its gradient is the slope, its value 0
-        return loss + straight - straight.detach(), parts
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = decay_groups([self.student.body, self.objective], self.weight_decay)

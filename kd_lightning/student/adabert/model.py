@@ -185,20 +185,20 @@ def set_words(embeddings: TwoTexts, vectors: Tensor) -> None:
 
 
 def student(
-    teacher: Encoder, *, path: str, inherit: bool, another: int | None, embeddings: Embeddings, **shape: Any
+    teacher: Encoder, *, path: str, inherit: bool, random_seed: int | None, embeddings: Embeddings, **shape: Any
 ) -> AdaBert:
     """The network of an architecture. path: its file, or the folder of a search. shape: see `config_for`.
 
-    inherit: with the weights that the search left in that folder. another: not that architecture but a random one of as many
-    cells and weights, the one of this seed.
+    inherit: with the weights that the search left in that folder. random_seed: null, or a number: not that architecture but a
+    random one of as many cells and weights, which follows from the number.
     """
     architecture = read(path)
-    if inherit and (another is not None or not Path(path).is_dir()):
+    if inherit and (random_seed is not None or not Path(path).is_dir()):
         raise ValueError("student.inherit=true: only the folder of a search has weights, and of its own architecture alone.")
     if inherit:
         return AdaBert(AdaBertForSequenceClassification.from_pretrained(path, dtype=torch.float32), teacher.tokenizer)
-    if another is not None:
-        architecture = random_like(architecture, another)
+    if random_seed is not None:
+        architecture = random_like(architecture, random_seed)
     model = AdaBertForSequenceClassification(config_for(teacher, architecture=architecture, **shape))
     set_words(model.embeddings, embeddings(teacher.tokenizer, teacher))
     return AdaBert(model, teacher.tokenizer)

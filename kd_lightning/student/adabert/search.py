@@ -43,9 +43,6 @@ class Draw:
     edges: Tensor
     depth: Tensor
 
-    def detach(self) -> "Draw":
-        return Draw(self.edges.detach(), self.depth.detach())
-
 
 class Choice(nn.Module):
     """The logits that are learned: which operation on each edge, the same in all cells, and how many cells."""
@@ -83,15 +80,14 @@ class Choice(nn.Module):
         return found | {f"edge/{source}-{node}": float(OPERATIONS.index(o)) for (source, node), o in kept.items()}
 
 
-def costs(channels: int, length: int, *, strong: bool) -> Tensor:
-    """[10], of sum 1: the mean of softmax(parameters / 1e6) and softmax(multiply-adds / 1e8), an operation each.
+def costs(channels: int, length: int) -> Tensor:
+    """[10], of sum 1: the mean of softmax(parameters / 1e6) and softmax(multiply-adds / 1e8), one number an operation.
 
-    These are the constants of EasyTransfer, which has them typed in for 128 channels and 128 tokens. strong: / 1e5 and / 1e7,
-    as in the PyTorch code, where they differ more.
+    These are the constants of EasyTransfer, which has them typed in for 128 channels and 128 tokens.
+    Deviation: the PyTorch code divides by 1e5 and 1e7, so that its costs differ more.
     """
-    divisor = 10 if strong else 1
-    sizes = torch.tensor([size(name, channels) for name in OPERATIONS], dtype=torch.double) * divisor / 1e6
-    works = torch.tensor([work(name, channels, length) for name in OPERATIONS], dtype=torch.double) * divisor / 1e8
+    sizes = torch.tensor([size(name, channels) for name in OPERATIONS], dtype=torch.double) / 1e6
+    works = torch.tensor([work(name, channels, length) for name in OPERATIONS], dtype=torch.double) / 1e8
     return ((sizes.softmax(0) + works.softmax(0)) / 2).float()
 
 
@@ -105,10 +101,10 @@ class Edge(nn.ModuleDict):
     """All operations between two nodes of a search cell, by name."""
 
     def forward(self, x: Tensor, places: Places, weights: Tensor) -> Tensor:
-        """weights [10]: one-hot, with a gradient where the search learns from this pass."""
+        """weights [10]: one-hot, with the gradient of their relaxation."""
         name = OPERATIONS[int(weights.argmax())]
         drawn = torch.zeros_like(x) if name == "zero" else self[name](x, places)
-        return _Drawn.apply(drawn, weights, x.detach(), self, places) if weights.requires_grad else drawn
+        return _Drawn.apply(drawn, weights, x.detach(), self, places)
 
     @torch.no_grad()
     def shares(self, x: Tensor, places: Places, gradient: Tensor) -> Tensor:
