@@ -77,11 +77,6 @@ def feature_variance_error(student: Tensor, teacher: Tensor) -> Tensor:
     return F.l1_loss(ours, theirs)
 
 
-def logit_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Σ_c (student - teacher)², averaged over rows: C times `mean_squared_error` (DistilBERT release, `alpha_mse`)."""
-    return (student.float() - teacher.float()).square().sum(-1).mean()
-
-
 def regression_error(student: Tensor, targets: Tensor) -> Tensor:
     """(score - target)², averaged over rows. student: [N, 1], targets: [N]."""
     return F.mse_loss(student.squeeze(-1).float(), targets.float())

@@ -178,8 +178,8 @@ class HiddenMatch(Term):
 class AttentionMatch(Term):
     """Attention scores before the softmax, head by head; summed over pairs of the layer map (TinyBERT, equation 7).
 
-    official: masked keys count as zeros and padded query rows count in full; the mean is over all B · A · S · S.
-    valid_only: only real queries and real keys; the sum is divided by A · Σ_b n_b².
+    valid_only true: only real queries and real keys count; the sum is divided by A · Σ_b n_b². False, as in the release: masked
+    keys count as zeros and padded query rows count in full; the mean is over all B · A · S · S.
     """
 
     def __init__(self, weight: float, *, layers: str | Sequence[Sequence[int]], valid_only: bool) -> None:
@@ -218,7 +218,7 @@ class AttentionTransfer(AttentionMatch):
     """KL(teacher ‖ student) of what each query attends to, head by head, averaged over queries and heads; summed over pairs
     of the layer map (MobileBERT, section 3.3). Keys that are padding are attended to by nobody.
 
-    official: padded queries count too. valid_only: only real queries do.
+    valid_only true: only real queries count. False: padded queries count too, as in the release.
     Deviation: the release minimises the cross-entropy, which is this plus the teacher's entropy: the gradient is the same,
     and this is 0 where student and teacher agree.
     """

@@ -9,7 +9,7 @@ import torch
 from oracles import losses as oracle
 from torch.testing import assert_close
 
-from kd_lightning.losses import cosine_distance, kl_divergence, logit_squared_error, soft_cross_entropy
+from kd_lightning.losses import cosine_distance, kl_divergence, mean_squared_error, soft_cross_entropy
 from kd_lightning.terms import (
     AttentionMatch,
     HardTargets,
@@ -33,7 +33,7 @@ COUNT_REAL = {
     "soft": lambda: SoftTargets(1, loss=KL, rows=real_positions),
     "soft on masked positions": lambda: SoftTargets(1, loss=KL, rows=masked_positions),
     "soft cross-entropy": lambda: SoftTargets(1, loss=soft_cross_entropy, rows=real_positions),
-    "squared logits": lambda: SoftTargets(1, loss=logit_squared_error, rows=real_positions),
+    "squared logits": lambda: SoftTargets(1, loss=mean_squared_error, rows=real_positions),
     "hard": lambda: HardTargets(1, rows=masked_positions),
     "hidden": lambda: HiddenMatch(1, layers=[[0, 0], [1, 2], [2, 4]], projection=Projection("shared")),
     "cosine": lambda: HiddenMatch(1, layers="last", loss=cosine_distance, projection=Projection("paper")),
@@ -259,7 +259,7 @@ def test_the_last_cosine_is_between_the_last_layers(corpus_batch):
 
 EQUAL = {
     "soft": lambda: SoftTargets(1, loss=KL, rows=real_positions),
-    "squared logits": lambda: SoftTargets(1, loss=logit_squared_error, rows=real_positions),
+    "squared logits": lambda: SoftTargets(1, loss=mean_squared_error, rows=real_positions),
     "hidden": lambda: HiddenMatch(1, layers=[[0, 0], [1, 1], [2, 2]]),
     "official hidden": lambda: HiddenMatch(1, layers=[[0, 0], [1, 1], [2, 2]], rows=all_positions),
     "cosine": lambda: HiddenMatch(1, layers="last", loss=cosine_distance),
