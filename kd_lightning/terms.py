@@ -136,6 +136,15 @@ class HardTargets(Term):
         return mean_over_rows(self.loss, readout, labels)
 
 
+def refuse_stored(teacher: Spec) -> None:
+    """For terms that read padding, where a stored teacher has nothing to show."""
+    if teacher.stored:
+        raise ValueError(
+            "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
+            "method.valid_only=true, or leave teacher.stored=false."
+        )
+
+
 class HiddenMatch(Term):
     """Hidden states, pair by pair of the layer map; summed over pairs, each averaged as the loss says."""
 
@@ -161,10 +170,10 @@ class HiddenMatch(Term):
                 f"hidden states: the student is {student.hidden} wide and the teacher {teacher.hidden}. Give the student "
                 "the teacher's width, or use a method with a projection (tinybert)."
             )
-        self.needs = (
-            Needs(hidden=frozenset(s for s, _ in self.pairs)),
-            Needs(hidden=frozenset(t for _, t in self.pairs)),
-        )
+        if self.rows is all_positions:
+            refuse_stored(teacher)
+        ours, theirs = zip(*self.pairs, strict=True)
+        self.needs = (Needs(hidden=frozenset(ours)), Needs(hidden=frozenset(theirs)))
 
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         rows, total = self.rows(batch), 0.0
@@ -194,10 +203,10 @@ class AttentionMatch(Term):
                 f"compared head by head. Set student.num_attention_heads={teacher.heads}, or the weight of this term to 0."
             )
         self.pairs = resolve(self.layers, student.layers, teacher.layers)
-        self.needs = (
-            Needs(attention=frozenset(s for s, _ in self.pairs)),
-            Needs(attention=frozenset(t for _, t in self.pairs)),
-        )
+        if not self.valid_only:
+            refuse_stored(teacher)
+        ours, theirs = zip(*self.pairs, strict=True)
+        self.needs = (Needs(attention=frozenset(ours)), Needs(attention=frozenset(theirs)))
 
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         mask = batch["attention_mask"]

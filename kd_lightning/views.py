@@ -22,10 +22,10 @@ Batch = Mapping[str, Tensor]
 class Spec:
     """A network's static shape.
 
-    vocabulary is the number of token ids and vocabulary_id a digest of the tokenizer's token -> id table (empty: it reads no
-    tokens, but row numbers); labels are
-    the class names in the order of the logits (empty: a masked LM, whose logits are over the vocabulary). trained_head is
-    false where the weights that were loaded had no head of this kind, so that the logits mean nothing yet.
+    vocabulary is the number of token ids and vocabulary_id a digest of the tokenizer's token -> id table; labels are the class
+    names in the order of the logits (empty: a masked LM, whose logits are over the vocabulary). trained_head is false where
+    the weights that were loaded had no head of this kind, so that the logits mean nothing yet. stored is true where the network
+    reads row numbers instead of tokens and shows what was kept for the row: layers at real positions only.
     """
 
     layers: int
@@ -35,6 +35,7 @@ class Spec:
     vocabulary_id: str = ""
     labels: tuple[str, ...] = ()
     trained_head: bool = True
+    stored: bool = False
 
 
 @dataclass(frozen=True)

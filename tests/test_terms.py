@@ -1,6 +1,7 @@
 """Every term: padding, the layer map by arithmetic, equality, refusals."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from kd_lightning.losses import cosine_distance, kl_divergence, mean_squared_error, soft_cross_entropy
 from kd_lightning.terms import (
     AttentionMatch,
+    AttentionTransfer,
     HardTargets,
     HiddenMatch,
     Projection,
@@ -26,6 +28,7 @@ from kd_lightning.views import Needs, Readout, Spec, View
 
 STUDENT = Spec(layers=2, hidden=4, heads=2, vocabulary=11)
 TEACHER = Spec(layers=4, hidden=6, heads=2, vocabulary=11)
+STORED = replace(TEACHER, stored=True)
 SAME = Spec(layers=2, hidden=6, heads=2, vocabulary=11)
 KL = partial(kl_divergence, temperature=2.0)
 
@@ -437,11 +440,34 @@ def test_a_projection_shares_its_linears_as_its_mode_says(mode, same):
             TEACHER,
             r"layer pair \[0,0\]: the student has layers 1\.\.2",
         ),
+        (
+            lambda: HiddenMatch(1, layers="last", rows=all_positions, projection=Projection("shared")),
+            STUDENT,
+            STORED,
+            r"teacher\.stored=true keeps .* reads padding too\. Set method\.valid_only=true, or leave teacher\.stored=false\.",
+        ),
+        (
+            lambda: AttentionMatch(1, layers="uniform", valid_only=False),
+            STUDENT,
+            STORED,
+            r"reads padding too\. Set method\.valid_only=true, or leave teacher\.stored=false\.",
+        ),
+        (
+            lambda: AttentionTransfer(1, layers="uniform", valid_only=False),
+            STUDENT,
+            STORED,
+            r"reads padding too\. Set method\.valid_only=true, or leave teacher\.stored=false\.",
+        ),
     ],
 )
 def test_an_impossible_pairing_is_refused_in_a_sentence(make, student, teacher, words):
     with pytest.raises(ValueError, match=words):
         make().bind(student, teacher)
+
+
+@pytest.mark.parametrize("name", COUNT_REAL)
+def test_a_term_that_leaves_padding_out_takes_a_stored_teacher(name):
+    assert bound(COUNT_REAL[name](), teacher=STORED).needs == bound(COUNT_REAL[name]()).needs
 
 
 def test_a_term_needs_only_what_it_reads():

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
 from kd_lightning.keep import keep
-from kd_lightning.teacher.stored import Rows, StoredTeacher, digest_of
+from kd_lightning.teacher.stored import Examples, StoredTeacher, digest_of
 from kd_lightning.views import Batch, Needs, Readout, View
 
 
@@ -50,7 +50,7 @@ class ProbedTeacher(StoredTeacher):
         """Of each probe on the validation rows, layer 0 first."""
         return json.loads((self.folder / "accuracy.json").read_text(encoding="utf-8"))
 
-    def store(self, needs: Needs, data: Rows, cache: str) -> None:
+    def store(self, needs: Needs, data: Examples, cache: str) -> None:
         """As StoredTeacher's, whatever the needs; prints the accuracy of each probe."""
         needs = Needs(hidden=frozenset(range(self.spec.layers + 1)), logits=True)
         (batches, tokens), labels, splits = data.every_row(), data.gold(), data.numbers()

@@ -25,15 +25,15 @@ from kd_lightning.views import Batch, Needs, Readout, View
 Tensors = dict[str, Tensor]
 
 
-class Rows(Protocol):
-    """Whose rows they are: `data.labelled.LabelledText`. Rows have the same numbers everywhere."""
+class Examples(Protocol):
+    """The rows of a task, with the same numbers everywhere: `data.labelled.LabelledText`."""
 
     def every_row(self) -> tuple[DataLoader, pa.Table]:
-        """Every row once, each batch with its rows' numbers as `index`; and all that a network reads of them, a list of tokens
-        for each row, by number."""
+        """Batches that hold every row once, with the rows' numbers as `index`; and all that a network reads of them, by
+        number: columns that hold a list of tokens for each row."""
 
     def numbers(self) -> dict[str, np.ndarray]:
-        """Of each split's rows."""
+        """The numbers of each split's rows."""
 
     def gold(self) -> np.ndarray:
         """The labels, by number."""
@@ -42,15 +42,15 @@ class Rows(Protocol):
 class StoredTeacher(nn.Module):
     """Shows what another network has shown: a network whose batches carry `index`, the number of each row.
 
-    Made around the teacher, and of no use until `store` has asked it and let it go. It reads no tokens: the rows may come in
-    another tokenizer's, so its spec has no vocabulary.
+    It is made around the teacher, and of no use until `store` has asked the teacher and let it go. It reads no tokens: the rows
+    may come in another tokenizer's, as its spec says.
     Logits are kept in float32, layers in the teacher's own dtype and at real positions only: what it shows at padding is 0.
     """
 
     def __init__(self, teacher: nn.Module) -> None:
         super().__init__()
         self.teacher: nn.Module | None = teacher
-        self.spec = replace(teacher.spec, vocabulary_id="")
+        self.spec = replace(teacher.spec, stored=True)
         self.arrays: dict[str, np.ndarray] = {}
 
     def forward(self, batch: Batch, needs: Needs) -> View:
@@ -73,7 +73,7 @@ class StoredTeacher(nn.Module):
             readout=(lambda rows: Readout(_tensor(self.arrays["logits"][index]).to(device)[rows])) if needs.logits else None,
         )
 
-    def store(self, needs: Needs, data: Rows, cache: str) -> None:
+    def store(self, needs: Needs, data: Examples, cache: str) -> None:
         """Take the teacher's outputs for all rows from the cache or, if they are not there, compute and write them now.
 
         data: in the teacher's tokens. Says how much it is going to write; raises ValueError where the disk has less.

@@ -82,7 +82,7 @@ class Answers(torch.nn.Module):
         super().__init__()
         self.probes = torch.nn.Parameter(probes)
         layers, classes = probes.shape[1:]
-        self.spec = Spec(layers=layers - 1, hidden=32, heads=4, vocabulary=97, labels=LABELS[:classes])
+        self.spec = Spec(layers=layers - 1, hidden=32, heads=4, vocabulary=97, labels=LABELS[:classes], stored=True)
 
     def forward(self, batch, needs) -> View:
         shown = self.probes[batch["index"]]
