@@ -96,9 +96,7 @@ class Scores(Constant):
 def test_a_stored_teacher_of_other_tokens_teaches_logits_and_no_layers():
     assert Objective({"soft": Scores(1, 1.0)}).bind(SPEC, STORED)[1] == Needs(logits=True)
     objective = Objective({"soft": Scores(1, 1.0), "hidden": Constant(1, 1.0)})
-    with pytest.raises(
-        ValueError, match=r"teacher\.stored=true: layers are compared token by token, .* Build the student"
-    ):
+    with pytest.raises(ValueError, match=r"teacher\.stored=true: layers are compared token by token, .* Build the student"):
         objective.bind(SPEC, STORED)
     assert objective.bind(SPEC, replace(STORED, vocabulary_id="x"))[1] == Needs(attention=frozenset({1}), logits=True)
 
