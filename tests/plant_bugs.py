@@ -162,7 +162,7 @@ def failures(changes: list[Change], options: list[str]) -> list[str]:
     chosen = any((ROOT / option.partition("::")[0]).exists() for option in options)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
-        for name in ("kd_lightning", "tests", "conf"):
+        for name in ("kd_lightning", "tests", "conf", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "train.py"):
             shutil.copy(ROOT / name, copy)
