@@ -17,7 +17,7 @@ from kd_lightning.views import Batch, Needs, View
 def decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     """Parameters in two groups: matrices decay; biases and the weights of normalisation layers do not.
 
-    Chosen by shape: every vector and scalar is exempt, which is BERT's rule without its list of names.
+    The shape decides: every vector and scalar is exempt, which is BERT's rule without its list of names.
     """
     parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values()
     return [
@@ -74,7 +74,7 @@ class Distiller(L.LightningModule):
         self._log("val", loss, parts, len(batch["input_ids"]))
 
     def test_step(self, batch: Batch, _: int) -> None:
-        """Nothing of its own: the metrics callback measures student and teacher on the batch."""
+        """This does nothing: the metrics callback measures student and teacher on the batch."""
 
     def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
         """The logits [B, C] of student and, if there is one, teacher, both classifiers, and the labels [B]."""
@@ -97,7 +97,7 @@ class Distiller(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Optimizer, gradient_clip_val: float | None = None, **_: Any) -> None:
-        """Global norm. Lightning's own refuses fused optimizers; nothing is scaled here, as bfloat16 needs no scaling."""
+        """Clip by the global norm. Lightning's own refuses fused optimizers; bfloat16 needs no scaling, so there is none."""
         if gradient_clip_val:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)

@@ -17,8 +17,8 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
 
 
 class _Divergence(torch.autograd.Function):
-    """With its gradient T / N · (softmax(student/T) - softmax(teacher/T)): half the exponentials of log-softmax. The
-    teacher gets none."""
+    """The divergence with its gradient, T / N · (softmax(student/T) - softmax(teacher/T)), in half the exponentials of
+    log-softmax. The teacher gets no gradient."""
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -49,7 +49,7 @@ def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """(student - teacher)², averaged over all entries. Shapes are equal, anything."""
+    """(student - teacher)², averaged over all entries. Both have the same shape, whichever it is."""
     return F.mse_loss(student.float(), teacher.float())
 
 
@@ -61,7 +61,7 @@ def _normalised(x: Tensor) -> Tensor:
 def normalised_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """(student - teacher)², each row of both brought to mean 0 and variance 1; averaged over all entries. [N, D]; 0 to 4.
 
-    2 · (1 - the correlation over the features): the direction of a feature map (MobileBERT's release).
+    It is 2 · (1 - the correlation over the features), so it compares the direction of a feature map (MobileBERT's release).
     """
     return F.mse_loss(_normalised(student), _normalised(teacher))
 

@@ -43,7 +43,7 @@ def labelled_examples(batch: Batch) -> Tensor:
 class Projection(nn.Module):
     """Linears from the student's width to the teacher's; trained with the run and left behind at export.
 
-    mode: "shared" one linear with bias for all layers (TinyBERT's release), "per_layer" one a layer (its v2
+    mode: "shared" is one linear with bias for all layers (TinyBERT's release), "per_layer" one for each layer (its v2
     checkpoints), "paper" one for the embeddings and one for the hidden layers, without bias (equations 8 and 9).
     """
 
@@ -225,7 +225,7 @@ class AttentionMatch(Term):
 
 class AttentionTransfer(AttentionMatch):
     """KL(teacher ‖ student) of what each query attends to, head by head, averaged over queries and heads; summed over pairs
-    of the layer map (MobileBERT, section 3.3). Keys that are padding are attended to by nobody.
+    of the layer map (MobileBERT, section 3.3). No query attends to a key that is padding.
 
     valid_only true: only real queries count. False: padded queries count too, as in the release.
     Deviation: the release minimises the cross-entropy, which is this plus the teacher's entropy: the gradient is the same,

@@ -134,7 +134,7 @@ BUGS: dict[str, list[Change]] = {
     "padding in an average pool": [("student/adabert/cell", "third * (3 / places.neighbours).to(x.dtype)", "third")],
     "a derived network without statistics": [("student/adabert/search", "norm.momentum = None", "norm.momentum = 0.0")],
     "probes learn from all rows": [
-        ("teacher/probes", "order = np.random.default_rng(epoch).permutation(rows)", "order = np.arange(len(labels))")
+        ("teacher/probes", "order = np.random.default_rng(epoch).permutation(numbers)", "order = np.arange(len(labels))")
     ],
 }
 

@@ -15,9 +15,9 @@ from kd_lightning.layer_maps import resolve_copy
 def smaller(teacher: Encoder, *, path: str | Path | None, copy_layers: str | Sequence[int] | None, **shape: int) -> Encoder:
     """A masked LM of the teacher's own kind with other sizes (TinyBERT, section 4.1).
 
-    path: where a student lies that goes on; None: a new one, of what follows. shape: fields of the teacher's configuration,
-    e.g. num_hidden_layers=4, hidden_size=312. copy_layers: the teacher's layers (1..N, a name or a list) that initialise the
-    student's, with the embeddings and the head; None: random start.
+    path: a folder or hub name of a student that is there already; None: a new one, made as follows. shape: fields of the
+    teacher's configuration, e.g. num_hidden_layers=4, hidden_size=312. copy_layers: the teacher's layers (1..N, a name or a
+    list) that initialise the student's, with the embeddings and the head; None: random start.
     """
     if path is not None:
         return masked_lm(path)
@@ -91,10 +91,11 @@ def distilbert(
 ) -> Encoder:
     """A DistilBERT of the teacher's width, without segment embeddings and pooler (Sanh et al. 2019, section 3).
 
-    path: where a student lies that goes on; None: a new one, of what follows. copy_layers: the BERT layers (1..N) it starts
-    from, a name or a list; None: random start ("random" in the paper's ablation). copy_head: the transform of the MLM head too. fold_token_type: add the teacher's segment-0 vector, which
-    DistilBERT has no table for, to every position, so that a full copy computes what the teacher computes.
-    freeze_position_embeddings: as in effect in the release.
+    path: a folder or hub name of a student that is there already; None: a new one, made as follows. copy_layers: the BERT
+    layers (1..N) that it starts from, a name or a list; None: random start ("random" in the paper's ablation). copy_head: copy
+    the transform of the MLM head too. fold_token_type: add the teacher's segment-0 vector, which DistilBERT has no table for,
+    to every position, so that a full copy computes what the teacher computes. freeze_position_embeddings: they learn nothing,
+    which is the effect in the release.
 
     Deviation: the release leaves the transform of the MLM head random (copy_head=false here).
     """
@@ -131,7 +132,7 @@ def distilbert(
 
 
 def _copy_bert(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int], head: bool) -> None:
-    """The 102 tensors of the release (for six layers), and the four of the head's transform."""
+    """Copy the 102 tensors of the release (for six layers), and the four of the head's transform."""
 
     def copy_module(ours: nn.Module, theirs: nn.Module) -> None:
         for name, tensor in ours.named_parameters():

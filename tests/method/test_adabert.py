@@ -181,7 +181,7 @@ def searching(tokenizer, engine, data, **other) -> Search:
 def test_a_search_learns_and_logs_what_it_has_found(tokenizer, engine, fit, capsys):
     data, watch = Rows(), Watch()
     distiller = searching(tokenizer, engine, data)
-    anneal = Anneal(lambda epoch, step: exponential(epoch, step, epochs=8, fall=4, floor=0.4))
+    anneal = Anneal(lambda epoch: exponential(epoch, epochs=8, fall=4, floor=0.4))
     callbacks = [anneal, ReportArchitecture(length=128), watch]
     trainer, losses = fit(distiller, data, callbacks=callbacks, max_epochs=8)
     assert sum(losses[-12:]) < sum(losses[:12]) - 0.2 * 12
@@ -220,7 +220,7 @@ def test_a_search_goes_on_where_it_was_interrupted(tokenizer, engine, fit, tmp_p
                 trainer.save_checkpoint(tmp_path / "stopped.ckpt")
 
     def options() -> dict:
-        anneal = Anneal(lambda epoch, step: exponential(epoch, step, epochs=3, fall=1.5, floor=0.1))
+        anneal = Anneal(lambda epoch: exponential(epoch, epochs=3, fall=1.5, floor=0.1))
         return {"callbacks": [anneal, Save()], "max_epochs": 3, "reload_dataloaders_every_n_epochs": 1}
 
     data = Shuffled(5)

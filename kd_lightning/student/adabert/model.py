@@ -1,7 +1,8 @@
 """AdaBERT's student: word vectors and convolutional cells that were searched for the task (Chen et al. 2020, arXiv 2001.04246).
 
-A `PreTrainedModel` of its own type, which transformers' Auto classes know as soon as `kd_lightning` is imported. It reads the
-teacher's tokens. `architecture.json`, which may also be written by hand, and a picture of the cell lie beside its weights.
+It is a `PreTrainedModel` of its own type, which transformers' Auto classes know as soon as `kd_lightning` is imported, and it
+reads the teacher's tokens. `architecture.json`, which may also be written by hand, and a picture of the cell lie beside its
+weights.
 """
 
 import json
@@ -45,8 +46,8 @@ class AdaBertConfig(PreTrainedConfig):
 
 
 class TwoTexts(nn.Module):
-    """The inputs of the first cell: LayerNorm(word + position) of either text, whose positions start at 0; zero at the
-    other's. A single text is both.
+    """The inputs of the first cell: LayerNorm(word + position) for each text, whose positions start at 0, and zero where the
+    other text is. A single text is both inputs.
 
     Deviation: the tables have the student's width from the start; EasyTransfer learns the teacher's tables times a matrix
     during the search and multiplies them afterwards.
@@ -74,7 +75,8 @@ class TwoTexts(nn.Module):
 
 
 class AdaBertForSequenceClassification(PreTrainedModel):
-    """[B, S] token ids -> [B, C] logits: those of tanh of a learned average of the states 0..K, each averaged over its text."""
+    """[B, S] token ids -> [B, C] logits: the classifier reads tanh of a learned average of the states 0..K, each averaged over
+    its text."""
 
     config_class = AdaBertConfig
 
