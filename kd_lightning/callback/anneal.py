@@ -9,7 +9,7 @@ import lightning as L
 def exponential(epoch: int, *, epochs: int, fall: float, floor: float) -> float:
     """max(exp(-fall · epoch / epochs), floor). AdaBERT's PyTorch code: exp(-0.02 · epoch) and 0.2, at 80 epochs and 1.6.
 
-    Deviation: EasyTransfer's falls every 100 steps instead, to 0.2 and without a floor.
+    Deviation: EasyTransfer's falls in stairs, every 100 steps, to 0.2 at the end.
     """
     return max(math.exp(-fall * epoch / epochs), floor)
 
