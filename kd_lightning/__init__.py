@@ -1,7 +1,7 @@
-"""Importing the package makes its own kinds of model known to transformers' Auto classes, and imports neither.
+"""Importing the package makes its own kinds of model known to transformers' Auto classes, and yet imports neither of the two.
 
-They are imported when `AutoConfig.from_pretrained`, through which every Auto class finds a kind, is first called: not while
-transformers is imported, where half of it would be missing. A new student file needs nothing but its own
+The kinds are imported when `AutoConfig.from_pretrained`, through which every Auto class finds a kind, is first called: not
+while transformers is imported, when half of it would be missing. A new student file needs nothing but its own
 `AutoConfig.register(...)`.
 """
 

@@ -1,8 +1,8 @@
 """One table over tasks and models: `python -m kd_lightning.compare artifacts --markdown table.md`.
 
-Each row is a model on a task, over the seeds it was trained with, below the answer that is right most often; then, for each
-model of several tasks, their mean. Below the table stands for each two students of a task whether they differ
-(`bootstrap.py`). An artifact may be a stranger's: what it says of itself is data, and its metric is that of our own task.
+Each line is a model on a task, over the seeds it was trained with, below the answer that is right most often; then, for each
+model of several tasks, their mean. Below the table the command says of every two students of a task whether they differ
+(`run/bootstrap.py`). An artifact may be a stranger's: what it says of itself is data, and its metric is that of our own task.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from kd_lightning.run.shown import markdown_cell, printable
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 CSV = "write the table here too, as CSV; a cell that a spreadsheet would compute (= + - @ first, and no number) begins with '"
-Row = dict[str, str]
+Line = dict[str, str]
 
 
 def find(paths: list[str]) -> list[Result]:
@@ -47,7 +47,7 @@ def find(paths: list[str]) -> list[Result]:
 
 
 def _is_artifact(folder: Path) -> bool:
-    """Whether a stage has left it, be it damaged."""
+    """Whether a stage has left this folder, even if it is damaged now."""
     return (folder / "run.yaml").is_file() or (folder / "manifest.json").is_file()
 
 
@@ -62,24 +62,24 @@ def _place(result: Result) -> tuple:
     return record.task.name, record.scale, record.stage != "teacher", record.teacher is None, result.name
 
 
-def compare(results: list[Result]) -> list[Row]:
-    """The table, row by row; every row has the same columns, none of them empty. Our figures are shares, a paper's points
-    of 100."""
+def compare(results: list[Result]) -> list[Line]:
+    """The table, line by line; every line has the same columns, and no column is empty. Our figures are shares, a paper's are
+    points of 100."""
     published = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
     speeds = _speeds(results)
-    rows: list[Row] = []
+    lines: list[Line] = []
     for _, members in itertools.groupby(results, lambda result: (result.record.task.name, result.record.scale)):
         same = list(members)
-        new = [_row(result, results, speeds[_architecture(result)], published["models"]) for result in same]
+        new = [_line(result, results, speeds[_architecture(result)], published["models"]) for result in same]
         majority = next((known for result in same if (known := result.majority) is not None), None)
         if majority is not None:
             known = {key: new[0][key] for key in ("task", "scale", "metric")}
-            rows.append(dict.fromkeys(new[0], "") | known | {"model": "majority class", "value": f"{majority:.4f}"})
-        rows += new
-    return filled([*rows, *_averages(results, published["glue"], list(rows[0]))])
+            lines.append(dict.fromkeys(new[0], "") | known | {"model": "majority class", "value": f"{majority:.4f}"})
+        lines += new
+    return filled([*lines, *_averages(results, published["glue"], list(lines[0]))])
 
 
-def _row(result: Result, results: list[Result], speed: tuple[int, float | None, float | None], published: list[dict]) -> Row:
+def _line(result: Result, results: list[Result], speed: tuple[int, float | None, float | None], published: list[dict]) -> Line:
     record, scores = result.record, result.scores(result.record.metric)
     task, model = record.task, reading.config(result.folders[0])
     size, flops, milliseconds = speed
@@ -120,8 +120,8 @@ def _retention(result: Result, results: list[Result]) -> str:
     return f"{statistics.fmean(scores) / statistics.fmean(teachers):.4f}" if any(teachers) else ""
 
 
-def _averages(results: list[Result], glue: dict[str, list[str]], columns: list[str]) -> list[Row]:
-    """A row for each model of several tasks: GLUE's average if it has all nine, else the mean over the tasks it has."""
+def _averages(results: list[Result], glue: dict[str, list[str]], columns: list[str]) -> list[Line]:
+    """A line for each model of several tasks: GLUE's average if it has all nine, else the mean over the tasks it has."""
     models: dict[tuple[str, str], dict[str, float]] = {}
     for result in results:
         task = result.record.task.name
@@ -129,13 +129,13 @@ def _averages(results: list[Result], glue: dict[str, list[str]], columns: list[s
         if all(of_metrics):
             tasks = models.setdefault((result.record.scale, result.name), {})
             tasks[task] = statistics.fmean(map(statistics.fmean, of_metrics))
-    rows = []
+    lines = []
     for (scale, name), tasks in models.items():
         if len(tasks) > 1:
             title = "GLUE" if tasks.keys() == glue.keys() else f"mean of {', '.join(tasks)}"
             known = {"task": title, "scale": scale, "model": name, "metric": "average"}
-            rows.append(dict.fromkeys(columns, "") | known | {"value": f"{statistics.fmean(tasks.values()):.4f}"})
-    return rows
+            lines.append(dict.fromkeys(columns, "") | known | {"value": f"{statistics.fmean(tasks.values()):.4f}"})
+    return lines
 
 
 def _architecture(result: Result) -> str:
@@ -160,10 +160,9 @@ def _length(results: list[Result]) -> int:
     return min(64, *(result.record.task.max_length for result in results))
 
 
-def markdown(rows: list[Row]) -> str:
-    cells = [[markdown_cell(cell) for cell in line] for line in (rows[0], *(row.values() for row in rows))]
-    lines = [cells[0], ["---"] * len(rows[0]), *cells[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def markdown(table: list[Line]) -> str:
+    header, *lines = [[markdown_cell(cell) for cell in cells] for cells in (table[0], *(line.values() for line in table))]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *lines))
 
 
 def main() -> None:
@@ -172,16 +171,16 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here too, as Markdown")
     parser.add_argument("--csv", type=Path, metavar="FILE", help=CSV)
     chosen = parser.parse_args()
-    disable_progress_bar()  # of loading, which takes no time
+    disable_progress_bar()  # loading takes no time
     try:
         results = find(chosen.paths)
-        rows = compare(results)
+        table = compare(results)
         machine = f"ms: one sequence of {_length(results)} tokens, {torch.get_num_threads()} threads, float32"
-        show(rows, f"{machine}; ±: standard deviation over the seeds")
+        show(table, f"{machine}; ±: standard deviation over the seeds")
         if chosen.markdown:
-            chosen.markdown.write_text(markdown(rows), encoding="utf-8")
+            chosen.markdown.write_text(markdown(table), encoding="utf-8")
         if chosen.csv:
-            write_csv(chosen.csv, rows)
+            write_csv(chosen.csv, table)
         show_differences([result for result in results if result.record.stage != "teacher"])
     except (ValueError, OSError) as error:
         sys.exit(printable(f"compare: {error}"))

@@ -20,7 +20,7 @@ from kd_lightning.views import Batch, Needs, View
 def decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     """Parameters in two groups: matrices decay; biases and the weights of normalisation layers do not.
 
-    Chosen by shape: every vector and scalar is exempt, which is BERT's rule without its list of names.
+    The shape decides: every vector and scalar is exempt, which is BERT's rule without its list of names.
     """
     parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values()
     return [
@@ -95,7 +95,7 @@ class Distiller(L.LightningModule):
         self._log("val", loss, parts, batch)
 
     def test_step(self, batch: Batch, _: int) -> None:
-        """Nothing of its own: the metrics callback measures student and teacher on the batch."""
+        """This does nothing: the metrics callback measures student and teacher on the batch."""
 
     def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
         """The logits [B, C] of student and, if there is one, teacher, both classifiers, and the labels [B]."""

@@ -29,7 +29,7 @@ WHY = {
 
 @contextmanager
 def lock(place: Path) -> Iterator[None]:
-    """Let one process at a time work on place, which need not exist; who comes second says for whom it waits, and waits.
+    """Let one process at a time work on place, which need not exist; a second one says for whom it waits, and waits.
 
     The lock of a process that died is free at once. A thread that holds the lock may take it again.
     """
@@ -50,9 +50,9 @@ def lock(place: Path) -> Iterator[None]:
 
 
 def keep(place: Path, make: Callable[[Path], object]) -> Path:
-    """place, which make(scratch) has made if it was not there: a file or a folder at the path scratch.
+    """Return place, which make(scratch) has made, if it was not there, as a file or a folder at the path scratch.
 
-    What make needs for itself meanwhile it may put at f"{scratch}-<name>".
+    make may put what it needs for itself meanwhile at f"{scratch}-<name>".
     """
     with _Sentences(place):
         there = place.exists()

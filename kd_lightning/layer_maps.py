@@ -6,7 +6,10 @@ Pairs = list[tuple[int, int]]
 
 
 def uniform(student: int, teacher: int) -> Pairs:
-    """g(m) = m · N / M: every (N/M)-th teacher layer, ending on the last (TinyBERT, section 4.1)."""
+    """g(m) = m · N / M: every (N/M)-th teacher layer, ending on the last (TinyBERT, section 4.1).
+
+    Six of twelve layers are 2, 4, 6, 8, 10, 12, which is also the choice of the lecture that this project implements.
+    """
     if teacher % student:
         raise ValueError(
             f"uniform layer map: {teacher} teacher layers do not divide over {student} student layers. "
@@ -40,7 +43,7 @@ def hf_official(student: int, teacher: int) -> Pairs:
     if (student, teacher) != (6, 12):
         raise ValueError(
             f"layer map hf_official: it is made for 6 student and 12 teacher layers, not {student} and {teacher}. "
-            "Choose lecture_even or alternate_from_zero, or list the teacher's layers, e.g. [1,3,5]."
+            "Choose uniform or alternate, or list the teacher's layers, e.g. [1,3,5]."
         )
     return list(enumerate((1, 3, 5, 8, 10, 12), start=1))
 
@@ -51,8 +54,7 @@ NAMED = {
     "bottom": bottom,
     "last": last,
     "hf_official": hf_official,
-    "lecture_even": uniform,
-    "alternate_from_zero": alternate,
+    "alternate": alternate,
 }
 
 

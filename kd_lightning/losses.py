@@ -17,8 +17,8 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
 
 
 class _Divergence(torch.autograd.Function):
-    """With its gradient T / N · (softmax(student/T) - softmax(teacher/T)): half the exponentials of log-softmax. The
-    teacher gets none."""
+    """The divergence with its gradient, T / N · (softmax(student/T) - softmax(teacher/T)), in half the exponentials of
+    log-softmax. The teacher gets no gradient."""
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -49,7 +49,7 @@ def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """(student - teacher)², averaged over all entries. Shapes are equal, anything."""
+    """(student - teacher)², averaged over all entries. Both have the same shape, whichever it is."""
     return F.mse_loss(student.float(), teacher.float())
 
 
@@ -61,7 +61,7 @@ def _normalised(x: Tensor) -> Tensor:
 def normalised_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """(student - teacher)², each row of both brought to mean 0 and variance 1; averaged over all entries. [N, D]; 0 to 4.
 
-    2 · (1 - the correlation over the features): the direction of a feature map (MobileBERT's release).
+    It is 2 · (1 - the correlation over the features), so it compares the direction of a feature map (MobileBERT's release).
     """
     return F.mse_loss(_normalised(student), _normalised(teacher))
 
@@ -75,11 +75,6 @@ def feature_variance_error(student: Tensor, teacher: Tensor) -> Tensor:
     """The absolute difference of the rows' variances over the features, averaged over rows. [N, D] (MobileBERT's release)."""
     ours, theirs = (x.float().var(-1, correction=0) for x in (student, teacher))
     return F.l1_loss(ours, theirs)
-
-
-def logit_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Σ_c (student - teacher)², averaged over rows: C times `mean_squared_error` (DistilBERT release, `alpha_mse`)."""
-    return (student.float() - teacher.float()).square().sum(-1).mean()
 
 
 def regression_error(student: Tensor, targets: Tensor) -> Tensor:

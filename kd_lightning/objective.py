@@ -26,7 +26,8 @@ class Objective(nn.Module):
 
     def bind(self, student: Spec, teacher: Spec | None) -> tuple[Needs, Needs]:
         """Check the pairing, create projections, and return what is read of the student and of the teacher."""
-        reads_tokens = teacher is not None and teacher.vocabulary_id
+        stored = teacher is not None and teacher.stored
+        reads_tokens = teacher is not None and not stored
         if reads_tokens and (student.vocabulary, student.vocabulary_id) != (teacher.vocabulary, teacher.vocabulary_id):
             raise ValueError(
                 f"vocabulary: the student's {student.vocabulary} tokens are not the teacher's {teacher.vocabulary}. Both must "
@@ -36,6 +37,12 @@ class Objective(nn.Module):
         for term in self.terms.values():
             term.bind(student, teacher)
             needs = (needs[0] | term.needs[0], needs[1] | term.needs[1])
+        reads_layers = needs[1].hidden or needs[1].attention
+        if stored and reads_layers and student.vocabulary_id != teacher.vocabulary_id:
+            raise ValueError(
+                "teacher.stored=true: layers are compared token by token, and student and teacher read other tokens. Build the "
+                "student from this teacher, or set the weights of the terms that compare layers to 0."
+            )
         return needs
 
     def forward(self, student: View, teacher: View, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -38,9 +38,9 @@ def predictions(folder: Path, settings: Sequence[str]) -> dict[str, str]:
     for name, split in official.submission.items():
         if name not in FILES:
             raise ValueError(f"task {official.name}: submission names {name}; the leaderboard takes {', '.join(FILES)}.")
-        rows = source.read(split, labelled=False).remove_columns("label")
-        starts = tqdm(range(0, len(rows), CHUNK), desc=f"Predicting {name}")
-        chunks = (rows[start : start + CHUNK].values() for start in starts)
+        examples = source.read(split, labelled=False).remove_columns("label")
+        starts = tqdm(range(0, len(examples), CHUNK), desc=f"Predicting {name}")
+        chunks = (examples[start : start + CHUNK].values() for start in starts)
         logits = torch.cat([classifier.logits(list(zip(*columns, strict=True))) for columns in chunks])
         if len(source.labels) == 1:
             said = [f"{score:.3f}" for score in logits[:, 0].clamp(*official.score_range).tolist()]
@@ -55,7 +55,7 @@ def write(folders: list[Path], glue: str | None, out: Path, settings: Sequence[s
     """Write the zip; returns the official files that are not in it."""
     settings = [*([f"glue={json.dumps(glue, ensure_ascii=False)}"] if glue else []), *settings]
     for folder in folders:
-        name = made_by(folder).task.name  # of all of them, before the first is run
+        name = made_by(folder).task.name  # every artifact is checked before the first is run
         if not task(name).get("submission"):
             raise ValueError(f"{folder}: task {name} is none of GLUE's. Give artifacts of GLUE tasks.")
     made: dict[str, tuple[Path, str]] = {}

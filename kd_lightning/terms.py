@@ -43,7 +43,7 @@ def labelled_examples(batch: Batch) -> Tensor:
 class Projection(nn.Module):
     """Linears from the student's width to the teacher's; trained with the run and left behind at export.
 
-    mode: "shared" one linear with bias for all layers (TinyBERT's release), "per_layer" one a layer (its v2
+    mode: "shared" is one linear with bias for all layers (TinyBERT's release), "per_layer" one for each layer (its v2
     checkpoints), "paper" one for the embeddings and one for the hidden layers, without bias (equations 8 and 9).
     """
 
@@ -136,6 +136,15 @@ class HardTargets(Term):
         return mean_over_rows(self.loss, readout, labels)
 
 
+def refuse_stored(teacher: Spec) -> None:
+    """For terms that read padding, where a stored teacher has nothing to show."""
+    if teacher.stored:
+        raise ValueError(
+            "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
+            "method.valid_only=true, or leave teacher.stored=false."
+        )
+
+
 class HiddenMatch(Term):
     """Hidden states, pair by pair of the layer map; summed over pairs, each averaged as the loss says."""
 
@@ -161,10 +170,10 @@ class HiddenMatch(Term):
                 f"hidden states: the student is {student.hidden} wide and the teacher {teacher.hidden}. Give the student "
                 "the teacher's width, or use a method with a projection (tinybert)."
             )
-        self.needs = (
-            Needs(hidden=frozenset(s for s, _ in self.pairs)),
-            Needs(hidden=frozenset(t for _, t in self.pairs)),
-        )
+        if self.rows is all_positions:
+            refuse_stored(teacher)
+        ours, theirs = zip(*self.pairs, strict=True)
+        self.needs = (Needs(hidden=frozenset(ours)), Needs(hidden=frozenset(theirs)))
 
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         rows, total = self.rows(batch), 0.0
@@ -178,8 +187,8 @@ class HiddenMatch(Term):
 class AttentionMatch(Term):
     """Attention scores before the softmax, head by head; summed over pairs of the layer map (TinyBERT, equation 7).
 
-    official: masked keys count as zeros and padded query rows count in full; the mean is over all B · A · S · S.
-    valid_only: only real queries and real keys; the sum is divided by A · Σ_b n_b².
+    valid_only true: only real queries and real keys count; the sum is divided by A · Σ_b n_b². False, as in the release: masked
+    keys count as zeros and padded query rows count in full; the mean is over all B · A · S · S.
     """
 
     def __init__(self, weight: float, *, layers: str | Sequence[Sequence[int]], valid_only: bool) -> None:
@@ -199,10 +208,10 @@ class AttentionMatch(Term):
                 f"compared head by head. Set student.num_attention_heads={teacher.heads}, or the weight of this term to 0."
             )
         self.pairs = resolve(self.layers, student.layers, teacher.layers)
-        self.needs = (
-            Needs(attention=frozenset(s for s, _ in self.pairs)),
-            Needs(attention=frozenset(t for _, t in self.pairs)),
-        )
+        if not self.valid_only:
+            refuse_stored(teacher)
+        ours, theirs = zip(*self.pairs, strict=True)
+        self.needs = (Needs(attention=frozenset(ours)), Needs(attention=frozenset(theirs)))
 
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         mask = batch["attention_mask"]
@@ -221,9 +230,9 @@ class AttentionMatch(Term):
 
 class AttentionTransfer(AttentionMatch):
     """KL(teacher ‖ student) of what each query attends to, head by head, averaged over queries and heads; summed over pairs
-    of the layer map (MobileBERT, section 3.3). Keys that are padding are attended to by nobody.
+    of the layer map (MobileBERT, section 3.3). No query attends to a key that is padding.
 
-    official: padded queries count too. valid_only: only real queries do.
+    valid_only true: only real queries count. False: padded queries count too, as in the release.
     Deviation: the release minimises the cross-entropy, which is this plus the teacher's entropy: the gradient is the same,
     and this is 0 where student and teacher agree.
     """

@@ -22,11 +22,11 @@ Batch = Mapping[str, Tensor]
 class Spec:
     """A network's static shape.
 
-    vocabulary is the number of token ids and vocabulary_id a digest of the tokenizer's token -> id table (empty: it reads no
-    tokens, but row numbers); labels are
-    the class names in the order of the logits (empty: a masked LM, whose logits are over the vocabulary). trained_head is
-    false where the weights that were loaded had no head of this kind, so that the logits mean nothing yet; shows_attention
-    where its queries and keys cannot be had.
+    vocabulary is the number of token ids and vocabulary_id a digest of the tokenizer's token -> id table; labels are the class
+    names in the order of the logits (empty: a masked LM, whose logits are over the vocabulary). trained_head is false where
+    the weights that were loaded had no head of this kind, so that the logits mean nothing yet; shows_attention where its
+    queries and keys cannot be had. stored is true where the network reads row numbers instead of tokens and shows what was
+    kept for the row: layers at real positions only.
     """
 
     layers: int
@@ -37,6 +37,7 @@ class Spec:
     labels: tuple[str, ...] = ()
     trained_head: bool = True
     shows_attention: bool = True
+    stored: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Whether a task is about words or about their order: `python -m kd_lightning.word_order <artifact>`.
 
-What a model of the task still gets right when the words of each validation text are shuffled is its word order
-sensitivity. Rule of thumb (Wasserblat et al. 2020, their later articles): below 0.3 a bag of words or a BiLSTM suffices,
-near 1 the student should be a Transformer. Emotion 0.14, IMDB 0.28, SST-2 0.34, CoLA 0.99 are published.
+Its word order sensitivity follows from what a model still gets right when the words of each validation text are shuffled. A
+rule of thumb (Wasserblat et al. 2020, their later articles): a bag of words or a BiLSTM suffices
+below 0.3, and the student should be a Transformer near 1. Published are Emotion 0.14, IMDB 0.28, SST-2 0.34, CoLA 0.99.
 
-An artifact names its task, and `conf/task` says how its rows are read. Where they lie is said with `--set`.
+An artifact names its task, `conf/task` says how the task's examples are read, and `--set` says where they lie.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SETTING = (
 
 
 def sensitivity(accuracy: float) -> float:
-    """accuracy: on shuffled texts, 0 to 1. 1 where it is that of a coin, 0 where everything is right."""
+    """accuracy: on shuffled texts, 0 to 1. The sensitivity is 1 where it is that of a coin, 0 where everything is right."""
     return (1 - accuracy) / 0.5
 
 
@@ -41,30 +41,30 @@ def shuffled(text: str, generator: random.Random) -> str:
     return " ".join(words)
 
 
-def accuracy(classifier: Classifier, rows: Dataset, labels: list[str], generator: random.Random | None) -> float:
-    """Share of right answers on rows, whose `label` counts in labels; generator: of the shuffles, None leaves the texts."""
-    columns = [list(rows[name]) for name in ("sentence1", "sentence2") if name in rows.column_names]
+def accuracy(classifier: Classifier, examples: Dataset, labels: list[str], generator: random.Random | None) -> float:
+    """The share of right answers; an example's `label` is a place in labels. generator: of the shuffle; None: no shuffle."""
+    columns = [list(examples[name]) for name in ("sentence1", "sentence2") if name in examples.column_names]
     if generator is not None:
         columns = [[shuffled(text, generator) for text in column] for column in columns]
     answers = classifier(list(zip(*columns, strict=True)))
-    return statistics.fmean(answer["label"] == labels[gold] for answer, gold in zip(answers, rows["label"], strict=True))
+    return statistics.fmean(answer["label"] == labels[gold] for answer, gold in zip(answers, examples["label"], strict=True))
 
 
 def figures(folder: Path, settings: Sequence[str]) -> dict[str, str]:
-    """A row of the table. settings: of the task's data."""
+    """A line of the table. settings: of the task's data."""
     record = made_by(folder)
     if len(record.task.labels) == 1:
         raise ValueError(f"{folder}: its task has numbers to predict, and only classes have an accuracy.")
     try:
         source = reader(record.task.name, settings)
-        rows = source.splits(False)["validation"]
+        examples = source.splits(False)["validation"]
     except ValueError as error:
         raise ValueError(f"{folder}: {error}" + ("" if settings else " Say with --set where its rows are.")) from error
     classifier = Classifier(folder)
     if sorted(classifier.labels) != sorted(source.labels):
         raise ValueError(f"{folder}: it knows other classes than these rows, {', '.join(classifier.labels[:20])}.")
-    plain = accuracy(classifier, rows, source.labels, None)
-    mixed = statistics.fmean(accuracy(classifier, rows, source.labels, random.Random(seed)) for seed in range(SHUFFLES))
+    plain = accuracy(classifier, examples, source.labels, None)
+    mixed = statistics.fmean(accuracy(classifier, examples, source.labels, random.Random(seed)) for seed in range(SHUFFLES))
     found = {"accuracy": plain, "shuffled": mixed, "sensitivity": sensitivity(mixed)}
     return {"artifact": str(folder), **{name: f"{value:.4f}" for name, value in found.items()}}
 

@@ -1,8 +1,10 @@
-"""Do the tests bite? `python tests/plant_bugs.py [pytest options]` plants one bug at a time in a copy and runs them.
+"""Do the tests bite? `python tests/plant_bugs.py [--only NAME] [pytest options]` runs them on copies that have a bug each.
 
-Prints a table, bug -> the first test that failed, and fails if a bug survived. Give -x to stop at each bug's first failure.
+Prints a table, bug -> the first test that failed, and fails if a bug survived. --only may be given several times: the bugs
+with NAME in their name. Give -x to stop at each bug's first failure, and files of tests to run these alone.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -11,9 +13,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+OF_THE_TEXTS = "tests/test_architecture.py::test_every_bug_that_is_planted_is_found_exactly_once"  # no planted text is there
 SLOW = ("tests/test_conf.py", "tests/test_readme.py", "tests/data/test_docs.py")  # they look elsewhere
 REAL = 'return batch["attention_mask"].flatten().nonzero().squeeze(-1)'
-BUGS = {  # name -> (file, text, replacement) ...
+Change = tuple[str, str, str]  # file, text, replacement
+BUGS: dict[str, list[Change]] = {
     "padding counts as real positions": [("terms", REAL, REAL.replace('["attention_mask"]', '["input_ids"].ge(0)'))],
     "padded keys count in attention": [("terms", "key * real.to(key.dtype)", "key")],
     "attention where key or query is real": [("terms", "query * real.to(query.dtype) if self.valid_only else query", "query")],
@@ -88,6 +92,17 @@ BUGS = {  # name -> (file, text, replacement) ...
     "the majority is of the classes": [("run/results", "labels.mode().values.expand_as", "labels.median().sub(1).expand_as")],
     "operations counted without attention": [("run/artifact", "sdpa_kernel(SDPBackend.MATH)", "sdpa_kernel(list(SDPBackend))")],
     "the vocabulary knows the validation texts": [("student/vocabulary", 'if name in ("train", "unlabelled"):', "if name:")],
+    "a stored teacher teaches at padding": [("teacher/stored", "replace(teacher.spec, stored=True)", "teacher.spec")],
+    "hidden states at padding come from a stored teacher": [("terms", "if self.rows is all_positions:", "if not self.rows:")],
+    "attention at padding comes from a stored teacher": [
+        ("terms", "if not self.valid_only:\n            refuse", "if self.valid_only is None:\n            refuse")
+    ],
+    "layers of other tokens are compared": [
+        ("objective", "stored and reads_layers and student.vocabulary_id", "False and student.vocabulary_id")
+    ],
+    "the cost of an operation by its work alone": [
+        ("student/adabert/search", "(sizes.softmax(0) + works.softmax(0)) / 2", "works.softmax(0)")
+    ],
     "stored answers of the next row": [("teacher/stored", 'self.arrays["logits"][index]', 'self.arrays["logits"][index - 1]')],
     "the last n-gram of a text is never drawn": [("data/augment/tang", "len(words) - size + 1)", "max(1, len(words) - size))")],
     "the others keep their labels": [
@@ -134,31 +149,45 @@ BUGS = {  # name -> (file, text, replacement) ...
     "zero derived": [("student/adabert/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
     "layer table by floor": [("method/adabert", "-(-layers * i // depth)", "layers * i // depth")],
     "a probe weighed by its loss": [("method/adabert", "[-F.cross_entropy(logits[rows]", "[F.cross_entropy(logits[rows]")],
-    "odd rows move the weights": [("method/adabert", "for chosen in (~odd, odd)", "for chosen in (odd, ~odd)")],
     "padding in an average pool": [("student/adabert/cell", "third * (3 / places.neighbours).to(x.dtype)", "third")],
     "a derived network without statistics": [("student/adabert/search", "norm.momentum = None", "norm.momentum = 0.0")],
     "probes learn from all rows": [
-        ("teacher/probes", "order = np.random.default_rng(epoch).permutation(rows)", "order = np.arange(len(labels))")
+        ("teacher/probes", "order = np.random.default_rng(epoch).permutation(numbers)", "order = np.arange(len(labels))")
     ],
 }
 
 
-def failures(changes: list[tuple[str, str, str]], options: list[str]) -> list[str]:
+def plant(package: Path, changes: list[Change]) -> None:
+    """Make these changes to the files of the package."""
+    for name, text, replacement in changes:
+        file = package / f"{name}.py"
+        file.write_text(file.read_text(encoding="utf-8").replace(text, replacement), encoding="utf-8")
+
+
+def misplaced() -> list[str]:
+    """A sentence for each text to be replaced that its file does not hold exactly once."""
+    found = []
+    for bug, changes in BUGS.items():
+        for name, text, _ in changes:
+            count = (ROOT / "kd_lightning" / f"{name}.py").read_text(encoding="utf-8").count(text)
+            if count != 1:
+                found.append(f"{bug}: {name}.py holds {count} times, not once: {text}")
+    return found
+
+
+def failures(changes: list[Change], options: list[str]) -> list[str]:
     """The tests that fail in a copy of the repository with these changes."""
+    chosen = any((ROOT / option.partition("::")[0]).exists() for option in options)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
-        for name in ("kd_lightning", "tests", "conf"):
+        for name in ("kd_lightning", "tests", "conf", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "train.py"):
             shutil.copy(ROOT / name, copy)
-        for name, text, replacement in changes:
-            file = copy / "kd_lightning" / f"{name}.py"
-            source = file.read_text(encoding="utf-8")
-            if source.count(text) != 1:
-                sys.exit(f"{name}.py holds {source.count(text)} times, not once: {text}")
-            file.write_text(source.replace(text, replacement), encoding="utf-8")
-        ignored = [f"--ignore={copy / name}" for name in SLOW]
-        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *ignored, *options, "tests"]
+        plant(copy / "kd_lightning", changes)
+        ignored = [*(f"--ignore={copy / name}" for name in SLOW), f"--deselect={OF_THE_TEXTS}"]
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *ignored, *options]
+        command += [] if chosen else ["tests"]
         environment = os.environ | {"PYTHONPATH": str(copy)}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 1):
@@ -168,12 +197,21 @@ def failures(changes: list[tuple[str, str, str]], options: list[str]) -> list[st
 
 
 def main() -> None:
-    options = sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--only", metavar="NAME", action="append", help="plant the bugs with NAME in their name")
+    given, options = parser.parse_known_args()
+    wanted = [name for name in BUGS if given.only is None or any(part in name for part in given.only)]
+    if not wanted:
+        sys.exit(f"--only: no bug has {' or '.join(given.only)} in its name. BUGS in tests/plant_bugs.py lists the names.")
+    if wrong := misplaced():
+        sys.exit("\n".join(wrong))
     if red := failures([], options):
         sys.exit("the tests fail without any bug: " + ", ".join(red))
     survivors = []
-    for name, changes in BUGS.items():
-        red = failures(changes, options)
+    for name in wanted:
+        red = failures(BUGS[name], options)
         print(f"{name:40} {len(red):4}  {red[0] if red else 'SURVIVED'}", flush=True)
         if not red:
             survivors.append(name)

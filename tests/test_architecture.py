@@ -5,6 +5,7 @@ import importlib
 import re
 from pathlib import Path
 
+import plant_bugs
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,3 +140,9 @@ def test_what_a_benchmark_takes_from_the_package_is_there(path):
             assert not [
                 name for name in missing if f"{node.module}.{name}".removeprefix("kd_lightning.").replace(".", "/") not in FILES
             ]
+
+
+def test_every_bug_that_is_planted_is_found_exactly_once():
+    """plant_bugs.py runs seldom; here its texts are kept up with the code."""
+    assert len(plant_bugs.BUGS) > 50
+    assert plant_bugs.misplaced() == []

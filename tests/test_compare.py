@@ -142,7 +142,8 @@ def test_the_published_scores_have_the_averages_that_the_papers_print():
 def test_the_published_metrics_are_those_of_the_tasks():
     published = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
     assert published["glue"].keys() == NINE
-    for task in NINE & TASKS.keys():
+    assert TASKS.keys() >= NINE
+    for task in NINE:
         wanted = {key.rpartition("/")[2] for key in published["glue"][task]}
         named = {name for entry in published["models"] for name in entry["scores"].get(task, ())}
         assert wanted | named <= TASKS[task].metrics.keys(), task

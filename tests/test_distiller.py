@@ -197,6 +197,7 @@ def test_train_and_validation_losses_are_logged_by_term_and_unweighted(make, fit
     assert set(logged) == {f"{split}/{name}" for split in ("train", "val") for name in names}
     distiller.eval()
     _, parts = distiller.objective(*distiller.views(batch), batch)
+    assert set(parts) == {"soft", "mlm", "hidden"}
     for name, part in parts.items():
         assert logged[f"train/loss/{name}"] == pytest.approx(part.item(), rel=1e-5)
         assert logged[f"val/loss/{name}"] == pytest.approx(part.item(), rel=1e-5)

@@ -102,7 +102,9 @@ def measure(place: Path, name: str) -> list[bool]:
     copies = [lambda: smaller(encoder, path=None, copy_layers=[1, 4], num_hidden_layers=2)]
     copies.append(lambda: distilbert(encoder, path=None, copy_layers=[1, 4], num_hidden_layers=2, **settings))
     distilbert(encoder, path=None, copy_layers=None, num_hidden_layers=2, **settings)  # at random it starts from each
-    smaller(encoder, path=None, copy_layers=None, num_hidden_layers=2, hidden_size=24, num_attention_heads=4, intermediate_size=20)
+    smaller(
+        encoder, path=None, copy_layers=None, num_hidden_layers=2, hidden_size=24, num_attention_heads=4, intermediate_size=20
+    )
     return [True, attention, True, True, *map(served, copies)]
 
 

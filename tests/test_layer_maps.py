@@ -8,11 +8,10 @@ from kd_lightning.layer_maps import resolve, resolve_copy
     [
         ("uniform", 4, 12, [3, 6, 9, 12]),
         ("uniform", 6, 12, [2, 4, 6, 8, 10, 12]),
-        ("lecture_even", 6, 12, [2, 4, 6, 8, 10, 12]),
         ("top", 4, 12, [9, 10, 11, 12]),
         ("bottom", 4, 12, [1, 2, 3, 4]),
         ("hf_official", 6, 12, [1, 3, 5, 8, 10, 12]),
-        ("alternate_from_zero", 6, 12, [1, 3, 5, 7, 9, 11]),
+        ("alternate", 6, 12, [1, 3, 5, 7, 9, 11]),
         ("uniform", 3, 3, [1, 2, 3]),
     ],
 )
@@ -39,11 +38,11 @@ def test_layers_to_copy_are_taken_as_they_are():
     ("layers", "student", "teacher", "lowest", "words"),
     [
         ("uniform", 5, 12, 1, r"12 teacher layers do not divide over 5 student layers.*Name the pairs instead"),
-        ("hf_official", 3, 12, 1, r"made for 6 student and 12 teacher layers, not 3 and 12.*lecture_even"),
+        ("hf_official", 3, 12, 1, r"made for 6 student and 12 teacher layers, not 3 and 12.*uniform or alternate"),
         ("uniformly", 3, 12, 1, r"layer map 'uniformly' is unknown: choose one of uniform, top, bottom, last"),
         ("top", 6, 4, 1, r"layer pair \[1,-1\]: the student has layers 1\.\.6 and the teacher 1\.\.4\.$"),
         ("bottom", 6, 4, 1, r"layer pair \[5,5\]"),
-        ("alternate_from_zero", 3, 4, 1, r"layer pair \[3,5\]"),
+        ("alternate", 3, 4, 1, r"layer pair \[3,5\]"),
         ([[1, 9]], 3, 4, 0, r"layer pair \[1,9\].*layers 0\.\.3 and the teacher 0\.\.4 \(0 is the embedding output\)"),
         ([[0, 0]], 3, 4, 1, r"layer pair \[0,0\]: the student has layers 1\.\.3"),
         ([[4, 1]], 3, 4, 1, r"layer pair \[4,1\]"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -79,6 +81,24 @@ def test_networks_that_read_other_token_ids_are_refused(teacher):
     objective = Objective({"soft": Constant(1, 1.0)})
     with pytest.raises(ValueError, match=r"vocabulary: the student's 11 tokens are not the teacher's 1"):
         objective.bind(SPEC, teacher)
+
+
+STORED = Spec(layers=4, hidden=4, heads=2, vocabulary=12, vocabulary_id="y", stored=True)
+
+
+class Scores(Constant):
+    """A part that reads the logits of the teacher."""
+
+    def bind(self, student, teacher) -> None:
+        self.needs = (Needs(logits=True), Needs(logits=True))
+
+
+def test_a_stored_teacher_of_other_tokens_teaches_logits_and_no_layers():
+    assert Objective({"soft": Scores(1, 1.0)}).bind(SPEC, STORED)[1] == Needs(logits=True)
+    objective = Objective({"soft": Scores(1, 1.0), "hidden": Constant(1, 1.0)})
+    with pytest.raises(ValueError, match=r"teacher\.stored=true: layers are compared token by token, .* Build the student"):
+        objective.bind(SPEC, STORED)
+    assert objective.bind(SPEC, replace(STORED, vocabulary_id="x"))[1] == Needs(attention=frozenset({1}), logits=True)
 
 
 def test_without_a_teacher_no_vocabulary_is_compared():

@@ -1,6 +1,7 @@
 """Every term: padding, the layer map by arithmetic, equality, refusals."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from oracles import losses as oracle
 from torch.testing import assert_close
 
-from kd_lightning.losses import cosine_distance, kl_divergence, logit_squared_error, soft_cross_entropy
+from kd_lightning.losses import cosine_distance, kl_divergence, mean_squared_error, soft_cross_entropy
 from kd_lightning.terms import (
     AttentionMatch,
+    AttentionTransfer,
     HardTargets,
     HiddenMatch,
     Projection,
@@ -26,6 +28,7 @@ from kd_lightning.views import Needs, Readout, Spec, View
 
 STUDENT = Spec(layers=2, hidden=4, heads=2, vocabulary=11)
 TEACHER = Spec(layers=4, hidden=6, heads=2, vocabulary=11)
+STORED = replace(TEACHER, stored=True)
 SAME = Spec(layers=2, hidden=6, heads=2, vocabulary=11)
 KL = partial(kl_divergence, temperature=2.0)
 
@@ -33,7 +36,7 @@ COUNT_REAL = {
     "soft": lambda: SoftTargets(1, loss=KL, rows=real_positions),
     "soft on masked positions": lambda: SoftTargets(1, loss=KL, rows=masked_positions),
     "soft cross-entropy": lambda: SoftTargets(1, loss=soft_cross_entropy, rows=real_positions),
-    "squared logits": lambda: SoftTargets(1, loss=logit_squared_error, rows=real_positions),
+    "squared logits": lambda: SoftTargets(1, loss=mean_squared_error, rows=real_positions),
     "hard": lambda: HardTargets(1, rows=masked_positions),
     "hidden": lambda: HiddenMatch(1, layers=[[0, 0], [1, 2], [2, 4]], projection=Projection("shared")),
     "cosine": lambda: HiddenMatch(1, layers="last", loss=cosine_distance, projection=Projection("paper")),
@@ -211,7 +214,7 @@ MAPS = {
     "uniform": [(1, 2), (2, 4), (3, 6)],
     "top": [(1, 4), (2, 5), (3, 6)],
     "bottom": [(1, 1), (2, 2), (3, 3)],
-    "alternate_from_zero": [(1, 1), (2, 3), (3, 5)],
+    "alternate": [(1, 1), (2, 3), (3, 5)],
     "last": [(3, 6)],
     "pairs": [(2, 1), (3, 5)],
 }
@@ -259,7 +262,7 @@ def test_the_last_cosine_is_between_the_last_layers(corpus_batch):
 
 EQUAL = {
     "soft": lambda: SoftTargets(1, loss=KL, rows=real_positions),
-    "squared logits": lambda: SoftTargets(1, loss=logit_squared_error, rows=real_positions),
+    "squared logits": lambda: SoftTargets(1, loss=mean_squared_error, rows=real_positions),
     "hidden": lambda: HiddenMatch(1, layers=[[0, 0], [1, 1], [2, 2]]),
     "official hidden": lambda: HiddenMatch(1, layers=[[0, 0], [1, 1], [2, 2]], rows=all_positions),
     "cosine": lambda: HiddenMatch(1, layers="last", loss=cosine_distance),
@@ -437,11 +440,34 @@ def test_a_projection_shares_its_linears_as_its_mode_says(mode, same):
             TEACHER,
             r"layer pair \[0,0\]: the student has layers 1\.\.2",
         ),
+        (
+            lambda: HiddenMatch(1, layers="last", rows=all_positions, projection=Projection("shared")),
+            STUDENT,
+            STORED,
+            r"teacher\.stored=true keeps .* reads padding too\. Set method\.valid_only=true, or leave teacher\.stored=false\.",
+        ),
+        (
+            lambda: AttentionMatch(1, layers="uniform", valid_only=False),
+            STUDENT,
+            STORED,
+            r"reads padding too\. Set method\.valid_only=true, or leave teacher\.stored=false\.",
+        ),
+        (
+            lambda: AttentionTransfer(1, layers="uniform", valid_only=False),
+            STUDENT,
+            STORED,
+            r"reads padding too\. Set method\.valid_only=true, or leave teacher\.stored=false\.",
+        ),
     ],
 )
 def test_an_impossible_pairing_is_refused_in_a_sentence(make, student, teacher, words):
     with pytest.raises(ValueError, match=words):
         make().bind(student, teacher)
+
+
+@pytest.mark.parametrize("name", COUNT_REAL)
+def test_a_term_that_leaves_padding_out_takes_a_stored_teacher(name):
+    assert bound(COUNT_REAL[name](), teacher=STORED).needs == bound(COUNT_REAL[name]()).needs
 
 
 def test_a_term_needs_only_what_it_reads():

@@ -4,9 +4,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
 
-class Architecture(L.Callback):
-    """Logs `search/...` after each epoch (see `Choice.summary`), prints the architecture of now, and warns at the end of one
-    that has nothing to learn but its word vectors, which searches have been seen to collapse to.
+class ReportArchitecture(L.Callback):
+    """Logs `search/...` after each epoch (see `Choice.summary`) and prints the present architecture. Searches have been seen to
+    collapse to an architecture that has nothing to learn but its word vectors: it warns at the end if this one has.
 
     length: tokens of a text, for the expected multiply-adds.
     """

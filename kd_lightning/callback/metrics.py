@@ -25,8 +25,8 @@ class CrossEntropy(MeanMetric):
 
 
 class Matthews(MulticlassMatthewsCorrCoef):
-    """Matthews correlation. 0 where all answers or all labels are of one class, as with scikit-learn, by which GLUE scores;
-    torchmetrics has small numbers or 1 there."""
+    """Matthews correlation. It is 0 where all answers or all labels are of one class, as in scikit-learn, which GLUE scores
+    with; torchmetrics gives small numbers or 1 there."""
 
     def compute(self) -> Tensor:
         classes = min(int((self.confmat.sum(side) > 0).sum()) for side in (0, 1))

@@ -8,10 +8,10 @@ from torch.optim import Optimizer
 
 
 class Progressive(L.Callback):
-    """Gives every pair of the objective's layer map its phase, all equally long; an objective with one map, a distiller
-    whose parameter groups know their block.
+    """Gives every pair of the objective's layer map a phase of its own; all are equally long. The objective has one map, and
+    the distiller's parameter groups hold the number of their block.
 
-    Of the objective only the phase's pair is left, so that neither network computes anything above it. The phase's block
+    A phase compares its own pair alone, so that neither network computes anything above it. The phase's block
     learns at the full rate, those below at `below` times it (0 freezes them), and those above not at all. Within a phase the
     rate rises over the first tenth and then sinks to 0.9 of it (the release):
 
@@ -63,7 +63,7 @@ class Progressive(L.Callback):
         self._report(trainer, self.phase)
 
     def _share(self, block: int) -> float:
-        """Of the rate, for a block. A phase's blocks are those above the last pair's."""
+        """The share of the rate that a block gets. A phase's own blocks are those above the pair of the phase before."""
         top = self.pairs[self.phase][0]
         last = self.pairs[self.phase - 1][0] if self.phase else 0
         return 0.0 if block > top else 1.0 if block > last else self.below

@@ -1,10 +1,11 @@
 """AdaBERT (Chen et al. 2020, arXiv 2001.04246): a student whose architecture is searched for the task.
 
 `stage=search` learns the weights of all operations and which of them to take, under a loss that distils and one that prices
-(`student/search.py`). `stage=task` trains the network that was found, or one written by hand, with the same distillation.
+(`student/adabert/search.py`). `stage=task` trains the network that was found, or one written by hand, with the same
+distillation.
 
-The paper's text names the losses; where its numbers come from (the authors' PyTorch code, EasyTransfer, PaddleSlim) and where
-these differ is said below. The teacher's answers and its probes' are stored (`probes.py`).
+The paper's text names the losses. Its numbers come from the authors' PyTorch code, EasyTransfer and PaddleSlim, as said below
+together with where these differ. The teacher's answers and those of its probes are stored (`teacher/probes.py`).
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ class ProbeMatch(Term):
 
     A student's probe is a linear of tanh of the layer's mean over real positions; it is trained with the run and left behind at
     export. attentive: w = softmax(-CE of the teacher's probe on the batch's gold labels), so that better layers weigh more;
-    else all are 1 / (K + 1).
+    else every w is 1 / (K + 1).
     """
 
     def __init__(self, weight: float, *, attentive: bool, temperature: float) -> None:
@@ -64,7 +65,7 @@ class ProbeMatch(Term):
 
     @staticmethod
     def weights(probes: list[Tensor], batch: Batch) -> Tensor:
-        """[K + 1] from logits [B, C] of each."""
+        """The weights [K + 1], from the logits [B, C] of each probe."""
         rows = labelled_examples(batch)
         if not len(rows):
             return torch.full((len(probes),), 1 / len(probes), device=rows.device)
@@ -76,7 +77,8 @@ class AdaBERT(Distiller):
 
         L = gold · CE(labels, student)  +  soft · CE(teacher, student)  +  probes · Σ_i w_i CE(P_t,⌈J i / K⌉, P_s,i)
 
-    The paper's (1 - γ) CE + γ KD with γ = 0.8; how γ is split between the last layer and the probes is the PyTorch code's.
+    This is the paper's (1 - γ) CE + γ KD with γ = 0.8; the PyTorch code says how γ is split between the last layer and the
+    probes.
     Deviation: EasyTransfer goes on from the search with gold labels alone; here the network learns anew with all terms
     (student.inherit=true goes on).
     """
@@ -96,39 +98,32 @@ class Search(AdaBERT):
         L = Σ_d y_d · L_d  +  efficiency · K / Kmax · mean over edges of Σ_o y_o cost_o,      K = Σ_d d · y_d
 
     L_d is the task stage's loss of the first d cells. One loss moves weights and choice on the same rows, as in the PyTorch
-    code. two_level: the rows of odd number move the choice alone and the others the weights alone (DARTS, first order).
-    choice: the optimizer's settings for the choice (lr, betas, weight_decay). strong_costs, cost_length: see `search.costs`.
-    settle: batches that the BatchNorms of the network found so far see before it is measured or left.
+    code. choice: the optimizer's settings for the choice (lr, betas, weight_decay). cost_length: see `search.costs`.
+    settle: how many batches the BatchNorms of the network found so far read before it is measured or exported.
 
     Deviation: one optimizer, with one schedule and one clip, for weights and choice, each at its own rate; the PyTorch code
     has SGD for the weights, EasyTransfer two Adams. Weights of operations that were not drawn rest: no decay, no momentum.
-    Deviation: in `two_level` both move at once, where DARTS moves the choice first.
     """
 
     def __init__(
         self,
         *,
         efficiency: float,
-        strong_costs: bool,
         cost_length: int,
-        two_level: bool,
         choice: Mapping[str, Any],
         settle: int,
         **method,
     ) -> None:
         super().__init__(**method)
-        self.efficiency, self.two_level, self.choice, self.settle = efficiency, two_level, dict(choice), settle
-        self.register_buffer("cost", costs(self.student.spec.hidden, cost_length, strong=strong_costs), persistent=False)
+        self.efficiency, self.choice, self.settle = efficiency, dict(choice), settle
+        self.register_buffer("cost", costs(self.student.spec.hidden, cost_length), persistent=False)
         self.relaxation = 1.0  # an annealing callback changes it
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         draw = self.student.choice.draw(self.relaxation)
         price = efficiency(draw, self.cost)
-        if self.two_level:
-            loss, parts = self._two_levels(batch, draw, price)
-        else:
-            loss, parts = self._distil(batch, draw)
-            loss = loss + self.efficiency * price
+        loss, parts = self._distil(batch, draw)
+        loss = loss + self.efficiency * price
         self._log("train", loss, parts | {"efficiency": price.detach()}, batch)
         return loss
 
@@ -144,25 +139,11 @@ class Search(AdaBERT):
             parts = found if number == drawn else parts
         return (draw.depth * torch.stack(losses)).sum(), parts
 
-    def _two_levels(self, batch: Batch, draw: Draw, price: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        odd = batch["index"] % 2 == 1
-        of_weights, of_choice = ({name: rows[chosen] for name, rows in batch.items()} for chosen in (~odd, odd))
-        loss, parts = torch.zeros((), device=odd.device), {}
-        if not odd.all():
-            loss, parts = self._distil(of_weights, draw.detach())
-        target = self.efficiency * price
-        if odd.any():
-            target = target + self._distil(of_choice, draw)[0]
-        logits = list(self.student.choice.parameters())
-        slope = torch.autograd.grad(target, logits)
-        straight = sum((x * g).sum() for x, g in zip(logits, slope, strict=True))  # its gradient is the slope, its value 0
-        return loss + straight - straight.detach(), parts
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = decay_groups([self.student.body, self.objective], self.weight_decay)
         return [*groups, {"params": list(self.student.choice.parameters()), **self.choice}]
 
     def on_validation_start(self) -> None:
-        """What is measured, and left in the end, is the network found so far."""
+        """Make the network found so far, which is the one that is measured and exported."""
         batches = self.trainer.datamodule.train_dataloader().dataset
         self.student.derive([batches[i] for i in range(min(self.settle, len(batches)))])

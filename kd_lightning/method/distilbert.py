@@ -28,7 +28,7 @@ class DistilBERT(Distiller):
         L = soft · T² KL(teacher ‖ student)  +  mlm · CE(labels, student)  +  cosine · (1 - cos(h_s, h_t))
 
     The KL is averaged over the real positions, special tokens included, or over the masked ones (masked_only); the
-    cosine always over the real positions.
+    cosine is always averaged over the real positions.
     """
 
     def __init__(self, *, temperature: float, soft: float, mlm: float, cosine: float, masked_only: bool, **engine) -> None:

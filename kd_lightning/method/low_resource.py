@@ -1,7 +1,8 @@
 """Low-resource students (Tang et al. 2019, arXiv 1903.12136; Wasserblat et al. 2020, SustaiNLP): BiLSTM, CNN, bag of words.
 
 The student (`student/bilstm.py` and its neighbours) reads tokens of its own, so the teacher's logits are computed once for
-every row (`stored.py`) and found by its number. It learns from them on labelled and unlabelled rows in one pool.
+every example (`teacher/stored.py`) and found by the example's number. The student learns from them on labelled and unlabelled
+examples in one pool.
 """
 
 from functools import partial
@@ -12,7 +13,7 @@ from kd_lightning.terms import HardTargets, SoftTargets, examples, labelled_exam
 
 
 class LogitDistillation(Distiller):
-    """Task stage, on all rows but for gold, which counts the labelled ones.
+    """Task stage: every example counts, but for gold, which counts the labelled ones.
 
         L = mse · MSE(z_s, z_t)  +  kl · T² KL(teacher ‖ student)  +  soft · CE(softmax(z_t / T), softmax(z_s / T))
             +  gold · CE(labels, student)

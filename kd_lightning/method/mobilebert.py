@@ -76,7 +76,7 @@ class LayerTransfer(Distiller):
 
         L = mean_l (feature · MSE_l + normalised · F_l + mean · M_l + variance · V_l + attention · KL_l)
 
-    transfer: `layer_terms`, all but the share given. The blocks learn; embeddings and heads stay as they are.
+    transfer: `layer_terms` with everything but the share. The blocks learn; embeddings and heads stay as they are.
     """
 
     def __init__(self, *, transfer: Transfer, student: nn.Module, **engine) -> None:
@@ -85,7 +85,7 @@ class LayerTransfer(Distiller):
         student.blocks.requires_grad_(True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The groups of each block know its number."""
+        """Each group holds the number of its block."""
         blocks = enumerate(self.student.blocks, start=1)
         return [group | {"block": k} for k, block in blocks for group in decay_groups([block], self.weight_decay)]
 
@@ -95,7 +95,7 @@ class PreTrainingDistillation(Distiller):
 
         L = mlm · CE(labels, student)  +  soft · CE(softmax(z_t), softmax(z_s))  +  auxiliary · L_layers
 
-    mlm + soft = 1: one cross-entropy with the release's mixed targets.
+    With mlm + soft = 1 this is one cross-entropy with the release's mixed targets.
     """
 
     def __init__(self, *, mlm: float, soft: float, auxiliary: float, transfer: Transfer, student: nn.Module, **engine) -> None:
@@ -108,11 +108,11 @@ class PreTrainingDistillation(Distiller):
 
 
 class MobileBERTTask(Distiller):
-    """Task stage: fine-tuning, which is all there is in the paper, or a second distillation:
+    """Task stage: fine-tuning, which is all that the paper does, or a second distillation:
 
         L = gold · CE(labels, student)  +  soft · CE(softmax(z_t / t), softmax(z_s / t))  +  feature · MSE  +  attention · KL
 
-    Any teacher of the task will do for soft; for feature it must be as wide as the student, for attention have as many heads.
+    soft takes any teacher of the task; feature needs one as wide as the student, and attention one with as many heads.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """TinyBERT (Jiao et al. 2020, arXiv 1909.10351).
 
-A narrow student of random start learns the teacher's embeddings, hidden states and attention scores, first on a corpus
+A narrow student that starts at random learns the teacher's embeddings, hidden states and attention scores, first on a corpus
 (general stage, from the pre-trained teacher), then on the task's texts (intermediate stage, from the teacher fine-tuned
 on the task); then it learns that teacher's predictions (prediction stage). `stage=task` is the last two in a row.
 
@@ -32,7 +32,7 @@ class TransformerDistillation(Distiller):
 
         L = embedding · MSE(E_s W_e, E_t)  +  hidden · Σ_m MSE(H_m W_h, H_g(m))  +  attention · Σ_m MSE(A_m, A_g(m))
 
-    A: scores before the softmax. valid_only: leave padding out of all three; else it counts as it does in the release
+    A are the scores before the softmax. valid_only: leave padding out of all three; else it counts as it does in the release
     (padded rows in full, masked keys as zeros). projection: see `terms.Projection`.
     """
 

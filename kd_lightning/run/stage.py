@@ -62,16 +62,6 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     engine = {key: optim.pop(key) for key in ("weight_decay", "schedule", "warmup")}
     optimizer = partial(optim.pop("optimizer"), **optim)  # what is left are its own settings
     distiller = instantiate(cfg.distiller, student=student, teacher=teacher, optimizer=optimizer, **engine, _convert_="all")
-    if isinstance(teacher, StoredTeacher) and (distiller.teacher_needs.hidden or distiller.teacher_needs.attention):
-        if not cfg.distiller.get("valid_only", True):
-            raise ValueError(
-                "teacher.stored=true keeps layers at real positions only, and this objective reads padding too. Set "
-                "method.valid_only=true, or leave teacher.stored=false."
-            )
-        if teacher.teacher.spec.vocabulary_id != student.spec.vocabulary_id:
-            raise ValueError(
-                "teacher.stored=true: layers are compared token by token, and student and teacher read other tokens."
-            )
     return distiller, instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
 
 

@@ -8,7 +8,7 @@ from kd_lightning.student.low_resource import LowResourceConfig, LowResourceMode
 
 
 class BiLSTMConfig(LowResourceConfig):
-    """hidden_size: of one direction."""
+    """hidden_size: the width of one direction."""
 
     model_type = "kd_bilstm"
     num_hidden_layers: int = 1

@@ -11,7 +11,7 @@ class BowConfig(LowResourceConfig):
 
 
 class Mean(nn.Module):
-    """[B, E]"""
+    """The mean of the word vectors, [B, E]."""
 
     def __init__(self, config: BowConfig) -> None:
         super().__init__()

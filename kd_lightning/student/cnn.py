@@ -9,7 +9,7 @@ from kd_lightning.student.low_resource import LowResourceConfig, LowResourceMode
 
 
 class CNNConfig(LowResourceConfig):
-    """kernel_sizes: words that a filter sees; filters: of each size."""
+    """kernel_sizes: how many words a filter sees; filters: how many there are of each size."""
 
     model_type = "kd_cnn"
     kernel_sizes: list[int] = (3, 4, 5)

@@ -1,4 +1,4 @@
-"""The word vectors a low-resource student starts from: functions of its tokenizer and the teacher that give [V, E]."""
+"""The word vectors that a low-resource student starts from: functions of its tokenizer and the teacher that give [V, E]."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -21,9 +21,9 @@ def random(tokenizer: PreTrainedTokenizerBase, teacher: Encoder, *, size: int) -
 
 
 def from_vectors(tokenizer: PreTrainedTokenizerBase, teacher: Encoder, *, vectors: Vectors) -> Tensor:
-    """Pre-trained ones, by word; a token without one starts at random. Raises ValueError where no token has one."""
+    """Pre-trained vectors, found by word; a token without one starts at random. Raises ValueError where no token has one."""
     words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    found = {row: vector for row, word in enumerate(words) if (vector := vectors.vector_of(word)) is not None}
+    found = {number: vector for number, word in enumerate(words) if (vector := vectors.vector_of(word)) is not None}
     if not found:
         raise ValueError("student.embeddings: no token of the student's vocabulary has a vector in that file.")
     table = random(tokenizer, teacher, size=len(next(iter(found.values()))))
@@ -37,7 +37,7 @@ def principal_components(tokenizer: PreTrainedTokenizerBase, teacher: Encoder, *
     if vocabulary_id(tokenizer) != teacher.spec.vocabulary_id:
         raise ValueError(
             "student.embeddings: the teacher's input embeddings belong to its own tokens. Let the student read them "
-            "(vocabulary@student.vocabulary=pieces), or choose embeddings@student.embeddings=random."
+            "(student/vocabulary=pieces), or choose student/embeddings=random."
         )
     weights = teacher.model.get_input_embeddings().weight.detach().float()  # [V, D]
     if not 0 < size <= weights.shape[1]:

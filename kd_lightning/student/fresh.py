@@ -16,10 +16,10 @@ from kd_lightning.keep import keep
 def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int, **shape: int) -> Encoder:
     """A randomly initialised BERT masked LM of this shape with a lower-cased WordPiece vocabulary learned from text_files.
 
-    max_length: positions, special tokens included. shape: fields of `transformers.BertConfig`. Pre-trained without dropout,
-    since a small model on a few passes over its text does not overfit; its configuration tells whoever fine-tunes it on few
-    labels to use BERT's 0.1. The vocabulary is learned once and kept under cache, since
-    learning it again may break ties differently, and a run that is resumed needs the same one.
+    max_length: positions, special tokens included. shape: fields of `transformers.BertConfig`. The model is pre-trained without
+    dropout, since a small model does not overfit in a few passes over its text; its configuration tells whoever fine-tunes it
+    on few labels to use BERT's 0.1. The vocabulary is learned once and kept under cache, since learning it again may break
+    ties differently, and a run that is resumed needs the same one.
     """
     absent = [name for name in text_files if not Path(name).is_file()]
     if absent:
@@ -44,5 +44,5 @@ def bert(*, text_files: list[str], cache: str, vocab_size: int, max_length: int,
 def _learn(text_files: list[str], vocab_size: int, max_length: int, cache: str) -> BertTokenizerFast:
     learner = BertWordPieceTokenizer(lowercase=True)
     lines = load_dataset("text", data_files=text_files, split="train", cache_dir=cache).to_iterable_dataset()
-    learner.train_from_iterator((row["text"] for row in lines), vocab_size=vocab_size, min_frequency=2, show_progress=True)
+    learner.train_from_iterator((line["text"] for line in lines), vocab_size=vocab_size, min_frequency=2, show_progress=True)
     return BertTokenizerFast(vocab=learner.get_vocab(), do_lower_case=True, model_max_length=max_length)

@@ -1,9 +1,9 @@
 """IB-BERT: a bottleneck BERT whose queries, keys and values all read the width between the blocks (Sun et al. 2020,
 arXiv 2004.02984, section 3).
 
-MobileBERT's teacher, which has wide blocks, and the MobileBERT whose queries and keys have no bottleneck of their own. The
-MobileBERT of transformers is all of it but these two linears, which it builds for the width within a block: it cannot run
-such a configuration. Its saved folder loads with `import kd_lightning` and plain transformers.
+MobileBERT's teacher is one, with wide blocks; so is the MobileBERT whose queries and keys have no bottleneck of their own. The
+MobileBERT of transformers has all of it but these two linears, which it builds for the width within a block: it cannot run
+such a configuration. A saved folder loads with `import kd_lightning` and plain transformers.
 
 Deviation: transformers gives two of the LayerNorms (of the embeddings, and the last one within a block) PyTorch's epsilon;
 here all have the configuration's, as in the release.
@@ -39,7 +39,7 @@ class IBBertConfig(MobileBertConfig):
 
 
 class _FullWidthAttention:
-    """Beside a model of transformers: its queries and keys read the width between the blocks."""
+    """Mixed into a model of transformers: its queries and keys read the width between the blocks."""
 
     config_class = IBBertConfig
 

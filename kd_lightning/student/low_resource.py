@@ -25,7 +25,7 @@ UNIFORM = 0.25  # word vectors start uniform in -UNIFORM..UNIFORM (Kim 2014, sec
 
 
 class LowResourceConfig(PreTrainedConfig):
-    """channels: 1, trainable word vectors; 2, beside a frozen copy of what they started from (Kim's multichannel).
+    """channels: 1 for trainable word vectors; 2 for these beside a frozen copy of what they started from (Kim's multichannel).
     head_size: width of a hidden layer in the head, 0 for none. siamese: two texts are read one by one by the same body,
     and the head sees [u, v, |u - v|, u · v] (Tang et al. 2019, section 3.1). word_dropout: share of the tokens that are read
     as the unknown one in training."""
@@ -98,19 +98,19 @@ class LowResourceModel(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _features(self, input_ids: Tensor, real: Tensor) -> Tensor:
-        """real [B, S]: 1 where a token of the text is; they come first. A text without tokens has one of padding."""
+        """real [B, S]: 1 at the text's tokens, which come first. A text without tokens is read as one token of padding."""
         vectors = torch.cat([table(input_ids) for table in self.embeddings], dim=-1) * real[..., None]
         return self.body(vectors, real.sum(1).clamp(min=1))
 
 
 def _moved_to_front(ids: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """In each row the chosen tokens first, in their order; and where they are now."""
+    """ids with the chosen tokens of each text first, in their order; and where these are now, [B, S] each."""
     order = chosen.argsort(dim=1, descending=True, stable=True)
     return ids.gather(1, order), chosen.gather(1, order)
 
 
 def classifier_spec(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, layers: int, hidden: int) -> Spec:
-    """Of a classifier without attention."""
+    """The spec of a classifier without attention."""
     return Spec(
         layers=layers,
         hidden=hidden,
@@ -149,8 +149,11 @@ def student(
     labels: Sequence[str],
     text: Sequence[str],
 ) -> LowResource:
-    """A student of random start but for its word vectors. vocabulary: teacher -> tokenizer. embeddings: tokenizer, teacher ->
-    vectors [V, E]. labels: the class names, one for a regression; text: the task's columns of text, two make it siamese."""
+    """A student that starts at random but for its word vectors.
+
+    vocabulary: teacher -> tokenizer. embeddings: tokenizer, teacher -> vectors [V, E]. labels: the class names, one for a
+    regression. text: the task's columns of text; two make it siamese.
+    """
     tokenizer = vocabulary(teacher)
     vectors = embeddings(tokenizer, teacher)
     config = architecture(

@@ -17,7 +17,7 @@ def ib_bert(*, path: str | Path, max_length: int, **shape: bool | int | str) -> 
     """An IB-BERT masked LM of random start.
 
     path: a folder or hub name whose tokenizer it takes. max_length: positions, special tokens included. shape: fields
-    of `transformers.MobileBertConfig`. Pre-trained without dropout, as `fresh.bert`; who fine-tunes it finds 0.1.
+    of `transformers.MobileBertConfig`. It is pre-trained without dropout, as `fresh.bert` is; whoever fine-tunes it finds 0.1.
     """
     tokenizer = tokenizer_of(path)
     tokenizer.model_max_length = max_length
@@ -30,10 +30,10 @@ def mobilebert(teacher: Encoder, *, path: str | Path | None, init_from_teacher: 
     """A MobileBERT masked LM for this teacher, without dropout while it is taught (as in the release).
 
     path: where the student of an earlier stage lies; None: a new one, of the teacher's vocabulary and width. shape: fields
-    of `transformers.MobileBertConfig`, for the new one. With neither of its two attention flags set, its queries and keys
-    read the width between the blocks (`ib_bert.py`).
-    init_from_teacher: what is outside the blocks is the teacher's: embeddings and masked LM head, but for the embeddings'
-    norm where the two have not the same kind (the release). Of a student from path only a missing head is copied.
+    of `transformers.MobileBertConfig`, for the new one. Its queries and keys read the width between the blocks where neither
+    of its two attention flags is set (`ib_bert.py`).
+    init_from_teacher: copy what is outside the blocks from the teacher: embeddings and masked LM head, but not the embeddings'
+    norm where the two have not the same kind (the release). A student from path gets only the head, and only if it has none.
     """
     if path is None:
         theirs = teacher.model.config
@@ -62,7 +62,7 @@ def _new(kind: type[MobileBertConfig], **shape: bool | int | str) -> nn.Module:
 
 
 def _without_dropout(encoder: Encoder) -> Encoder:
-    """Its configuration keeps the dropout, for whoever loads it."""
+    """The same encoder. Its configuration keeps the dropout, for whoever loads it."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -133,11 +133,11 @@ def distilbert(
 ) -> Encoder:
     """A DistilBERT of the teacher's width, without segment embeddings and pooler (Sanh et al. 2019, section 3).
 
-    path: where a student lies that goes on; None: a new one, of what follows. copy_layers: the teacher's layers (1..N) it
+    path: where a student lies that goes on; None: a new one, of what follows. copy_layers: the teacher's layers (1..N) that it
     starts from, a name or a list; None: random start ("random" in the paper's ablation). They can be copied from a BERT, a
-    DistilBERT and a RoBERTa and its kin. copy_head: the transform of the MLM head
-    too. fold_token_type: add the teacher's segment-0 vector, which DistilBERT has no table for, to every position, so that a
-    full copy computes what the teacher computes. freeze_position_embeddings: as in effect in the release.
+    DistilBERT and a RoBERTa and its kin. copy_head: copy the transform of the MLM head too. fold_token_type: add the teacher's
+    segment-0 vector, which DistilBERT has no table for, to every position, so that a full copy computes what the teacher
+    computes. freeze_position_embeddings: they learn nothing, which is the effect in the release.
 
     Deviation: the release leaves the transform of the MLM head random (copy_head=false here).
     """
@@ -173,7 +173,7 @@ def distilbert(
 
 
 def _copy_blocks(student: PreTrainedModel, teacher: Encoder, layers: Sequence[int], head: bool) -> None:
-    """The 102 tensors of the release (for six layers), and the four of the head's transform."""
+    """Copy the 102 tensors of the release (for six layers), and the four of the head's transform."""
     parts, theirs = dict(teacher.model.named_modules()), teacher.model.base_model
     tables = {name for name, m in getattr(theirs, "embeddings", nn.Module()).named_modules() if isinstance(m, nn.Embedding)}
     block = {name.rpartition(".")[0] for name, _ in teacher.blocks[0].named_parameters()} if teacher._blocks else set()

@@ -21,13 +21,13 @@ class Reader(Protocol):
 
 
 def pieces(teacher: Encoder) -> PreTrainedTokenizerBase:
-    """The teacher's own."""
+    """The teacher's own tokenizer."""
     return teacher.tokenizer
 
 
 def words(teacher: Encoder, *, reader: Reader, size: int) -> PreTrainedTokenizerFast:
-    """Lower-cased words and punctuation, as BERT splits them before its pieces: the size most frequent of the task's training
-    and unlabelled texts, special tokens included; ties in alphabetical order.
+    """Lower-cased words and punctuation, as BERT splits them before its pieces: the most frequent of the task's training and
+    unlabelled texts, size in all, special tokens included; equally frequent ones come in alphabetical order.
 
     Deviation: nlp-architect counts the development and test texts as well.
     """
@@ -35,10 +35,10 @@ def words(teacher: Encoder, *, reader: Reader, size: int) -> PreTrainedTokenizer
         raise ValueError(f"vocabulary size {size}: {len(SPECIAL)} are special tokens, so more are wanted.")
     normalise, split = BertNormalizer(lowercase=True), BertPreTokenizer()
     found: Counter[str] = Counter()
-    for name, rows in reader.splits(unlabelled=True).items():
+    for name, examples in reader.splits(unlabelled=True).items():
         if name in ("train", "unlabelled"):
-            for column in (column for column in rows.column_names if column != "label"):
-                for text in rows[column]:
+            for column in (column for column in examples.column_names if column != "label"):
+                for text in examples[column]:
                     found.update(word for word, _ in split.pre_tokenize_str(normalise.normalize_str(text)))
     kept = sorted(found.keys() - set(SPECIAL), key=lambda word: (-found[word], word))[: size - len(SPECIAL)]
     table = {word: number for number, word in enumerate([*SPECIAL, *kept])}

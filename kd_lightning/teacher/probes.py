@@ -1,7 +1,7 @@
 """A stored teacher with a probe on each layer: a softmax classifier that tells how much of the task the layer knows.
 
 AdaBERT (Chen et al. 2020, arXiv 2001.04246) teaches with the probes' answers. They are learned once, from gold labels, on what
-a frozen teacher shows for the training rows, and only their logits and the teacher's are kept. As in EasyTransfer there is
+a frozen teacher shows for the training examples, and only their logits and the teacher's are kept. As in EasyTransfer there is
 one on the embeddings and one on each of the L layers.
 """
 
@@ -19,14 +19,15 @@ from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
 from kd_lightning.keep import keep
-from kd_lightning.teacher.stored import Rows, StoredTeacher, digest_of
+from kd_lightning.teacher.stored import Examples, StoredTeacher, digest_of
 from kd_lightning.views import Batch, Needs, Readout, View
 
 
 class ProbedTeacher(StoredTeacher):
-    """Shows logits, and `probes`, for rows by number. epochs, lr, batch_size, warmup (share of the updates): of the probes.
+    """Shows logits, and `probes`, for examples by number. epochs, lr, batch_size and warmup (share of the updates) say how the
+    probes learn.
 
-    A probe reads [CLS], that of the embeddings, where [CLS] is the same for all texts, the mean over real positions.
+    A probe reads [CLS]; that of the embeddings, where [CLS] is the same for all texts, reads the mean over real positions.
     Deviation: EasyTransfer's mean is over padding too; its probes start at random, these, a convex problem, at 0.
     """
 
@@ -47,11 +48,11 @@ class ProbedTeacher(StoredTeacher):
 
     @cached_property
     def accuracy(self) -> list[float]:
-        """Of each probe on the validation rows, layer 0 first."""
+        """The accuracy of each probe on the validation examples, layer 0 first."""
         return json.loads((self.folder / "accuracy.json").read_text(encoding="utf-8"))
 
-    def store(self, needs: Needs, data: Rows, cache: str) -> None:
-        """As StoredTeacher's, whatever the needs; prints the accuracy of each probe."""
+    def store(self, needs: Needs, data: Examples, cache: str) -> None:
+        """As in StoredTeacher, but the same is kept whatever the needs; prints the accuracy of each probe."""
         needs = Needs(hidden=frozenset(range(self.spec.layers + 1)), logits=True)
         (batches, tokens), labels, splits = data.every_row(), data.gold(), data.numbers()
         learned = splits["train"][labels[splits["train"]] >= 0]
@@ -69,7 +70,7 @@ class ProbedTeacher(StoredTeacher):
         measured: np.ndarray,
         folder: Path,
     ) -> None:
-        """labels: of all rows; learned, measured: the numbers of those that the probes learn from and are measured on."""
+        """labels: of all examples; learned, measured: the numbers of those that the probes learn from and are measured on."""
         shape = (len(labels), len(needs.hidden), self.spec.hidden)
         features = np.lib.format.open_memmap(f"{folder}-features.npy", "w+", np.float16, shape)
         logits = np.zeros((len(labels), len(self.spec.labels)), np.float32)
@@ -99,7 +100,7 @@ def _summary(teacher: nn.Module, needs: Needs, batch: Batch) -> tuple[np.ndarray
 def learn(
     features: np.ndarray,
     labels: np.ndarray,
-    rows: np.ndarray,
+    numbers: np.ndarray,
     classes: int,
     *,
     epochs: int,
@@ -107,14 +108,15 @@ def learn(
     batch_size: int,
     warmup: float,
 ) -> tuple[Tensor, Tensor]:
-    """Weights [L + 1, D, C] and biases [L + 1, 1, C] of softmax classifiers of features [n, L + 1, D], from these rows."""
+    """Weights [L + 1, D, C] and biases [L + 1, 1, C] of softmax classifiers of features [n, L + 1, D], from the examples that
+    have these numbers."""
     weight = torch.zeros(*features.shape[1:], classes, requires_grad=True)
     bias = torch.zeros(features.shape[1], 1, classes, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=lr)
-    updates = epochs * -(-len(rows) // batch_size)
+    updates = epochs * -(-len(numbers) // batch_size)
     scheduler = get_scheduler("linear", optimizer, round(warmup * updates), updates)
     for epoch in range(epochs):
-        order = np.random.default_rng(epoch).permutation(rows)
+        order = np.random.default_rng(epoch).permutation(numbers)
         for part in np.split(order, range(batch_size, len(order), batch_size)):
             logits = torch.baddbmm(bias, _by_layer(features[part]), weight)  # [L + 1, B, C]
             gold = torch.from_numpy(labels[part]).expand(len(logits), -1)

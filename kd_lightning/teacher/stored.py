@@ -1,4 +1,4 @@
-"""A teacher that has answered already: its outputs for every row of a task, on disk, memory-mapped.
+"""A teacher that has answered already: its outputs for every example of a task, on disk, memory-mapped.
 
 One pass of the teacher over the data, without a student; from then on no epoch, and no later run on the same teacher, data
 and tokens, runs it again. What is kept under the cache is named by a digest of all that it follows from, so a stale one
@@ -25,32 +25,32 @@ from kd_lightning.views import Batch, Needs, Readout, View
 Tensors = dict[str, Tensor]
 
 
-class Rows(Protocol):
-    """Whose rows they are: `data.labelled.LabelledText`. Rows have the same numbers everywhere."""
+class Examples(Protocol):
+    """The examples of a task, with the same numbers everywhere: `data.labelled.LabelledText`."""
 
     def every_row(self) -> tuple[DataLoader, pa.Table]:
-        """Every row once, each batch with its rows' numbers as `index`; and all that a network reads of them, a list of tokens
-        for each row, by number."""
+        """Batches that hold every example once, with the examples' numbers as `index`; and all that a network reads of them,
+        by number: columns that hold a list of tokens for each example."""
 
     def numbers(self) -> dict[str, np.ndarray]:
-        """Of each split's rows."""
+        """The numbers of each split's examples."""
 
     def gold(self) -> np.ndarray:
         """The labels, by number."""
 
 
 class StoredTeacher(nn.Module):
-    """Shows what another network has shown: a network whose batches carry `index`, the number of each row.
+    """A network that shows what another one has shown. Its batches carry `index`, the number of each example.
 
-    Made around the teacher, and of no use until `store` has asked it and let it go. It reads no tokens: the rows may come in
-    another tokenizer's, so its spec has no vocabulary.
+    It is made around the teacher, and of no use until `store` has asked the teacher and let it go. It reads no tokens: the
+    examples may come in another tokenizer's, as its spec says.
     Logits are kept in float32, layers in the teacher's own dtype and at real positions only: what it shows at padding is 0.
     """
 
     def __init__(self, teacher: nn.Module) -> None:
         super().__init__()
         self.teacher: nn.Module | None = teacher
-        self.spec = replace(teacher.spec, vocabulary_id="")
+        self.spec = replace(teacher.spec, stored=True)
         self.arrays: dict[str, np.ndarray] = {}
 
     def forward(self, batch: Batch, needs: Needs) -> View:
@@ -58,7 +58,7 @@ class StoredTeacher(nn.Module):
         real = batch["attention_mask"].bool()  # [B, S]
 
         def layer(name: str) -> Tensor:
-            places = np.concatenate([self.positions[row] for row in index])
+            places = np.concatenate([self.positions[number] for number in index])
             kept = _tensor(self.arrays[name][places]).to(device)  # [N, ...], N real positions
             shown = kept.new_zeros(*real.shape, *kept.shape[1:])
             shown[real] = kept
@@ -73,8 +73,8 @@ class StoredTeacher(nn.Module):
             readout=(lambda rows: Readout(_tensor(self.arrays["logits"][index]).to(device)[rows])) if needs.logits else None,
         )
 
-    def store(self, needs: Needs, data: Rows, cache: str) -> None:
-        """Take the teacher's outputs for all rows from the cache or, if they are not there, compute and write them now.
+    def store(self, needs: Needs, data: Examples, cache: str) -> None:
+        """Take the teacher's outputs for all examples from the cache or, if they are not there, compute and write them now.
 
         data: in the teacher's tokens. Says how much it is going to write; raises ValueError where the disk has less.
         """
@@ -85,13 +85,13 @@ class StoredTeacher(nn.Module):
         self.positions = _positions(self.arrays["lengths"])
 
     def _take(self, folder: Path) -> None:
-        """What is in there, in the teacher's place."""
+        """Show what is in this folder from now on, instead of the teacher."""
         self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
         self.teacher = None
 
 
 def _write(folder: Path, teacher: nn.Module, needs: Needs, batches: DataLoader, lengths: np.ndarray) -> None:
-    """lengths: tokens of each row, [rows]."""
+    """lengths: how many tokens each example has, by number."""
     device = next(teacher.parameters()).device
     first = _outputs(teacher, needs, _to(next(iter(batches)), device))
     rows = {name: len(lengths) if name == "logits" else int(lengths.sum()) for name in first}
@@ -114,7 +114,7 @@ def _write(folder: Path, teacher: nn.Module, needs: Needs, batches: DataLoader, 
     positions = _positions(lengths)
     for batch in track(batches, "Teacher", total=len(batches), transient=True):
         index = batch["index"].numpy()
-        places = np.concatenate([positions[row] for row in index])
+        places = np.concatenate([positions[number] for number in index])
         for name, tensor in _outputs(teacher, needs, _to(batch, device)).items():
             arrays[name][index if name == "logits" else places] = _numpy(tensor)
     for array in arrays.values():
@@ -122,7 +122,7 @@ def _write(folder: Path, teacher: nn.Module, needs: Needs, batches: DataLoader, 
 
 
 def _positions(lengths: np.ndarray) -> list[np.ndarray]:
-    """Where the positions of each row are kept, one row after the other."""
+    """Where the positions of each example are kept, one example after the other."""
     return np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
 
 
@@ -140,7 +140,7 @@ def _outputs(teacher: nn.Module, needs: Needs, batch: Batch) -> Tensors:
 
 
 def digest_of(teacher: nn.Module, needs: Needs, tokens: pa.Table) -> str:
-    """Of the teacher's weights and precision, of what is kept, and of every token that it reads, row by row."""
+    """The digest of the teacher's weights and precision, of what is kept, and of every token that it reads, in order."""
     digest = hashlib.blake2b(repr((needs, teacher.spec)).encode(), digest_size=8)
     for name, tensor in teacher.state_dict().items():
         digest.update(f"{name} {tensor.dtype}".encode())
@@ -158,7 +158,7 @@ def _to(batch: Batch, device: torch.device) -> Tensors:
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
-    """bfloat16, which NumPy has not, as its bits."""
+    """NumPy has no bfloat16: its bits stand for it."""
     tensor = tensor.cpu()
     return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 

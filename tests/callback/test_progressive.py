@@ -156,10 +156,12 @@ def test_gradients_reach_every_block_below_and_none_above(make, corpus_batch):
         distiller.zero_grad()
         batch = corpus_batch()
         distiller.objective(*distiller.views(batch), batch)[0].backward()
+        assert len(distiller.student.blocks) == 3
         for number, block in enumerate(distiller.student.blocks, start=1):
             reached = [p.grad is not None and bool(p.grad.any()) for p in block.parameters()]
             assert all(reached) if number <= phase else not any(reached)
         outside = [p for name, p in distiller.student.model.named_parameters() if ".encoder." not in name]
+        assert outside
         assert all(p.grad is None for p in outside)
 
 

@@ -33,7 +33,7 @@ def test_a_budget_is_drawn_by_its_seed():
 def test_a_regressions_others_have_no_number():
     rows = Dataset.from_dict({"sentence1": [f"text {n}" for n in range(9)], "label": [n / 2 for n in range(9)]})
     kept, others = draw_labelled(rows, 4, seed=0)
-    assert len(kept) == 4
+    assert (len(kept), len(others)) == (4, 5)
     assert all(math.isnan(label) for label in others["label"])
 
 

@@ -55,6 +55,7 @@ def test_no_special_and_no_padded_position_is_ever_drawn(tokenizer):
     ids, mask = sentences([12, 20, 4, 7])
     for seed in range(50):
         rows = uniform(tokenizer, 0.4)(ids, mask, generator(seed))["rows"]
+        assert len(rows)
         assert not torch.isin(ids.flatten()[rows], SPECIAL_IDS).any()
         assert mask.flatten()[rows].all()
 
@@ -64,6 +65,7 @@ def test_padding_that_is_not_the_pad_token_is_not_drawn_either(tokenizer):
     noisy = torch.where(mask.bool(), ids, 50)
     for seed in range(50):
         rows = uniform(tokenizer, 0.4)(noisy, mask, generator(seed))["rows"]
+        assert len(rows)
         assert mask.flatten()[rows].all()
 
 

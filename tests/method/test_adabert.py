@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from kd_lightning.callback.anneal import Anneal, exponential
-from kd_lightning.callback.architecture import Architecture
+from kd_lightning.callback.architecture import ReportArchitecture
 from kd_lightning.data.batches import loader, training_batches
 from kd_lightning.method.adabert import AdaBERT, ProbeMatch, Search, layer_table
 from kd_lightning.student.adabert.architecture import OPERATIONS
@@ -20,7 +20,7 @@ from kd_lightning.views import Readout, Spec, View
 LABELS = ("a", "b", "c")
 WEIGHTS = {"gold": 0.2, "soft": 0.4, "probes": 0.4, "attentive": True, "temperature": 1.0}
 CHOICE = {"lr": 1e-2, "betas": [0.5, 0.999], "weight_decay": 0.0}
-SEARCH = {"efficiency": 4.0, "strong_costs": False, "cost_length": 128, "two_level": False, "choice": CHOICE, "settle": 3}
+SEARCH = {"efficiency": 4.0, "cost_length": 128, "choice": CHOICE, "settle": 3}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ class Answers(torch.nn.Module):
         super().__init__()
         self.probes = torch.nn.Parameter(probes)
         layers, classes = probes.shape[1:]
-        self.spec = Spec(layers=layers - 1, hidden=32, heads=4, vocabulary=97, labels=LABELS[:classes])
+        self.spec = Spec(layers=layers - 1, hidden=32, heads=4, vocabulary=97, labels=LABELS[:classes], stored=True)
 
     def forward(self, batch, needs) -> View:
         shown = self.probes[batch["index"]]
@@ -123,7 +123,7 @@ def test_the_total_is_one_minus_gamma_gold_gamma_kd_and_beta_efficiency(search, 
     assert float(distiller.training_step(batch, 0).detach()) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_a_step_of_one_level_moves_what_was_drawn_and_the_choice_and_never_the_teacher(search, batch):
+def test_a_step_moves_what_was_drawn_and_the_choice_and_never_the_teacher(search, batch):
     distiller = search()
     distiller.training_step(batch, 0).backward()
     choice = distiller.student.choice
@@ -131,41 +131,6 @@ def test_a_step_of_one_level_moves_what_was_drawn_and_the_choice_and_never_the_t
     assert choice.depth.grad.ne(0).all()
     assert distiller.student.body.embeddings.words.weight.grad.any()
     assert all(p.grad is None for p in distiller.teacher.parameters())
-
-
-def gradients(distiller, batch, seed: int = 1):
-    distiller.zero_grad()
-    torch.manual_seed(seed)
-    distiller.training_step(batch, 0).backward()
-    body = {name: p.grad.clone() for name, p in distiller.student.body.named_parameters() if p.grad is not None}
-    return body, [p.grad.clone() for p in distiller.student.choice.parameters()]
-
-
-def test_on_two_levels_even_rows_move_the_weights_and_odd_rows_the_choice(search, batch):
-    distiller = search(two_level=True)
-    body, choice = gradients(distiller, batch)
-    for changed, same in ((batch["index"] % 2 == 1, 0), (batch["index"] % 2 == 0, 1)):
-        other = batch | {"labels": torch.where(changed, (batch["labels"] + 1) % 3, batch["labels"])}
-        found = gradients(distiller, other)
-        kept = (body, choice)[same]
-        moved = (body, choice)[1 - same]
-        assert_close(found[same], kept, rtol=0, atol=0)
-        some = list(moved.values()) if isinstance(moved, dict) else moved
-        theirs = list(found[1 - same].values()) if isinstance(moved, dict) else found[1 - same]
-        assert any(not torch.equal(a, b) for a, b in zip(some, theirs, strict=True))
-
-
-def test_on_two_levels_the_weights_learn_from_their_rows_as_on_one(search, batch):
-    """At the same draw, which a choice that is made gives."""
-    even = {name: rows[::2] for name, rows in batch.items()}
-    both, one = search(two_level=True), search()
-    for distiller in (both, one):
-        distiller.student.choice.edges.data[:, 0] = 99.0
-        distiller.student.choice.depth.data[1] = 99.0
-    ours, theirs = gradients(both, batch)[0], gradients(one, even)[0]
-    assert ours.keys() == theirs.keys()
-    assert_close(ours, theirs)
-    assert all(torch.isfinite(p).all() for p in gradients(both, {n: r[1::2] for n, r in batch.items()})[1])
 
 
 def test_weights_and_choice_have_rates_of_their_own_and_every_parameter_is_in_one_group(search):
@@ -216,8 +181,8 @@ def searching(tokenizer, engine, data, **other) -> Search:
 def test_a_search_learns_and_logs_what_it_has_found(tokenizer, engine, fit, capsys):
     data, watch = Rows(), Watch()
     distiller = searching(tokenizer, engine, data)
-    anneal = Anneal(lambda epoch, step: exponential(epoch, step, epochs=8, fall=4, floor=0.4))
-    callbacks = [anneal, Architecture(length=128), watch]
+    anneal = Anneal(lambda epoch: exponential(epoch, epochs=8, fall=4, floor=0.4))
+    callbacks = [anneal, ReportArchitecture(length=128), watch]
     trainer, losses = fit(distiller, data, callbacks=callbacks, max_epochs=8)
     assert sum(losses[-12:]) < sum(losses[:12]) - 0.2 * 12
     assert_close(torch.tensor(watch.temperatures[::12][:3]), torch.tensor([1.0, 0.6065307, 0.4]))
@@ -255,7 +220,7 @@ def test_a_search_goes_on_where_it_was_interrupted(tokenizer, engine, fit, tmp_p
                 trainer.save_checkpoint(tmp_path / "stopped.ckpt")
 
     def options() -> dict:
-        anneal = Anneal(lambda epoch, step: exponential(epoch, step, epochs=3, fall=1.5, floor=0.1))
+        anneal = Anneal(lambda epoch: exponential(epoch, epochs=3, fall=1.5, floor=0.1))
         return {"callbacks": [anneal, Save()], "max_epochs": 3, "reload_dataloaders_every_n_epochs": 1}
 
     data = Shuffled(5)
@@ -275,7 +240,7 @@ def test_a_search_that_has_collapsed_is_reported(tokenizer, engine, fit):
     distiller = searching(tokenizer, engine, data)
     distiller.student.choice.edges.data[:, OPERATIONS.index("average_pool")] = 99.0
     with pytest.warns(UserWarning, match="collapsed to operations without weights"):
-        fit(distiller, data, callbacks=[Architecture(length=128)])
+        fit(distiller, data, callbacks=[ReportArchitecture(length=128)])
 
 
 def test_the_task_stage_is_the_same_losses_at_one_depth(fixed, engine, make_view, task_batch):

@@ -140,6 +140,7 @@ def test_padding_counts_in_the_official_form_and_not_in_the_other(networks, engi
         torch.manual_seed(0)
         distiller = TransformerDistillation(**numbers, **engine(*networks)).eval()
         short, wide = (evaluate(distiller, corpus_batch(padding=padding))[1] for padding in (0, 4))
+        assert set(short) == {"embedding", "hidden", "attention"}
         for name in short:
             assert (short[name] == pytest.approx(wide[name], rel=1e-4)) == valid_only, name
 

@@ -15,7 +15,8 @@ def test_the_first_step_is_the_releases(decay, expected):
     """A matrix gets the trust ratio 1.105844 and decays; a bias or norm does neither."""
     pytest.importorskip("timm.optim", reason="pip install -e '.[lamb]'")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        optim = instantiate(compose("train", ["optim=lamb", "optim.lr=0.1"]).optim, _convert_="all")
+        cfg = compose("train", ["method=finetune", "optim=lamb", "stages.task.optim.lr=0.1"])
+        optim = instantiate(cfg.stages.task.optim, _convert_="all")
     parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     optimizer = optim["optimizer"]([{"params": [parameter], "weight_decay": decay}])
     parameter.grad = torch.tensor([0.6, 0.8])

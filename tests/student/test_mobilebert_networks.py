@@ -53,11 +53,11 @@ def base(make_tokenizer, tmp_path):
     MobileBertConfig().save_pretrained(tmp_path)
 
     def build(*overrides: str):
-        named = [f"teacher.path={tmp_path}", "scale=base"]
+        named = [f"teacher.pretrained={tmp_path}", "scale=base", "method=mobilebert", *overrides]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), torch.device("meta"):
-            teacher = instantiate(compose("train", [*named, "method=finetune", "stage=pretraining"]).networks.student)
-            cfg = compose("train", [*named, "method=mobilebert", "stage=joint", *overrides])
-            return instantiate(cfg.networks.student)(teacher), teacher
+            stages = compose("train", named).stages
+            teacher = instantiate(stages.pretraining.networks.student)
+            return instantiate(stages.joint.networks.student)(teacher), teacher
 
     return build
 

@@ -23,8 +23,8 @@ from kd_lightning.views import Needs
 PLAIN = {"copy_head": True, "fold_token_type": False, "freeze_position_embeddings": False}
 PRESETS = {
     "hf_official": [1, 3, 5, 8, 10, 12],
-    "lecture_even": [2, 4, 6, 8, 10, 12],
-    "alternate_from_zero": [1, 3, 5, 7, 9, 11],
+    "uniform": [2, 4, 6, 8, 10, 12],
+    "alternate": [1, 3, 5, 7, 9, 11],
 }
 # section 2.2 of the spec: student tensor -> teacher tensor
 BLOCK = {

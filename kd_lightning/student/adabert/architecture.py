@@ -1,4 +1,4 @@
-"""The architectures that AdaBERT searches among: one cell, repeated; which operation is on which edge of it, by name.
+"""The architectures that AdaBERT searches among: one cell, repeated, and the name of the operation on each of its edges.
 
 A cell has the nodes 0 and 1, the outputs of the two cells before it, and inner nodes 2, 3, 4, each with an edge from every
 earlier node (Chen et al. 2020, arXiv 2001.04246, after DARTS). A file says it like this; an edge that is not named is absent:
@@ -39,7 +39,7 @@ def size(operation: str, channels: int) -> int:
 
 def work(operation: str, channels: int, length: int) -> int:
     """Multiply-adds on a text of this length, as the paper's costs count them: three further for each number that a
-    convolution gives (bias, activation, normalisation), two for each of a pool, and 1 in all for what computes nothing."""
+    convolution gives (bias, activation, normalisation), two for each that a pool gives, 1 in all for what computes nothing."""
     if operation in KERNELS:
         return (channels * KERNELS[operation][0] + 3) * channels * length
     return 2 * channels * length if operation in POOLS else 1
@@ -64,7 +64,7 @@ class Architecture:
 
     @property
     def taps(self) -> int:
-        """Of all convolutions of a cell; times channels², the parameters of one."""
+        """The taps of all convolutions of a cell; times channels² they are the cell's parameters."""
         return sum(KERNELS[operation][0] for operation in self.edges.values() if operation in KERNELS)
 
     def work(self, channels: int, length: int) -> int:
@@ -73,7 +73,7 @@ class Architecture:
 
 
 def from_dict(given: Any, where: str) -> Architecture:
-    """The other way round. Raises ValueError, which names where."""
+    """The architecture that `as_dict` gave. Raises ValueError with a sentence that begins with where."""
     cells, nodes = (given.get("cells"), given.get("nodes")) if isinstance(given, dict) else (None, None)
     if not (isinstance(cells, int) and cells > 0 and isinstance(nodes, dict)):
         raise ValueError(f'{where} is no architecture; {{"cells": 3, "nodes": {{"2": {{"0": "conv_3"}}}}}} is one.')
@@ -112,7 +112,8 @@ def read(path: str | Path) -> Architecture:
 def derive(edges: Tensor, depth: Tensor) -> Architecture:
     """What a search has found. edges [9, 10]: logits of each operation on each edge; depth [K]: logits of 1..K cells.
 
-    Of each node stay the two edges whose best operation is the most probable; of equal ones the first. Zero is never best.
+    Each node keeps the two edges whose best operation is the most probable; the first ones where several are equal. Zero is
+    never the best operation.
     """
     probability, best = edges.float().softmax(-1)[:, :-1].max(-1)
     kept = {}
@@ -123,8 +124,8 @@ def derive(edges: Tensor, depth: Tensor) -> Architecture:
 
 
 def random_like(architecture: Architecture, seed: int) -> Architecture:
-    """Another one of as many cells and, within a twentieth, as many convolution weights: two edges into each node and their
-    operations drawn uniformly until they have."""
+    """A random architecture of as many cells and, within a twentieth, as many convolution weights. Two edges into each node and
+    their operations are drawn uniformly until the weights are as many."""
     draw = random.Random(seed)
     for _ in range(DRAWS):
         kept = [(source, node) for node in INNER for source in sorted(draw.sample(range(node), KEPT))]

@@ -16,7 +16,7 @@ Step = Callable[[str, Tensor], Tensor]
 
 
 class Places:
-    """Where the real positions of a batch are: N of B · S. mask [B, S]; a text without any has its first one."""
+    """Where the real positions of a batch are: N of B · S. mask [B, S]; a text without a real position has its first one."""
 
     def __init__(self, mask: Tensor) -> None:
         real = mask.bool() | (torch.arange(mask.shape[1], device=mask.device) < 1) & ~mask.any(1, keepdim=True)
@@ -72,7 +72,7 @@ class MaxPool(nn.Module):
 
 
 class AveragePool(MaxPool):
-    """The mean of a position and its neighbours in the text, those outside it not counted, and `norm`."""
+    """The mean of a position and its neighbours, where those outside the text do not count, and `norm`."""
 
     def forward(self, x: Tensor, places: Places) -> Tensor:
         third = places.pack(F.avg_pool2d(places.spread(x), (1, 3), 1, (0, 1)))

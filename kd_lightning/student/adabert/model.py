@@ -1,7 +1,8 @@
 """AdaBERT's student: word vectors and convolutional cells that were searched for the task (Chen et al. 2020, arXiv 2001.04246).
 
-A `PreTrainedModel` of its own type, which transformers' Auto classes know as soon as `kd_lightning` is imported. It reads the
-teacher's tokens. `architecture.json`, which may also be written by hand, and a picture of the cell lie beside its weights.
+It is a `PreTrainedModel` of its own type, which transformers' Auto classes know as soon as `kd_lightning` is imported, and it
+reads the teacher's tokens. `architecture.json`, which may also be written by hand, and a picture of the cell lie beside its
+weights.
 """
 
 import json
@@ -45,8 +46,8 @@ class AdaBertConfig(PreTrainedConfig):
 
 
 class TwoTexts(nn.Module):
-    """The inputs of the first cell: LayerNorm(word + position) of either text, whose positions start at 0; zero at the
-    other's. A single text is both.
+    """The inputs of the first cell: LayerNorm(word + position) for each text, whose positions start at 0, and zero where the
+    other text is. A single text is both inputs.
 
     Deviation: the tables have the student's width from the start; EasyTransfer learns the teacher's tables times a matrix
     during the search and multiplies them afterwards.
@@ -74,7 +75,8 @@ class TwoTexts(nn.Module):
 
 
 class AdaBertForSequenceClassification(PreTrainedModel):
-    """[B, S] token ids -> [B, C] logits: those of tanh of a learned average of the states 0..K, each averaged over its text."""
+    """[B, S] token ids -> [B, C] logits: the classifier reads tanh of a learned average of the states 0..K, each averaged over
+    its text."""
 
     config_class = AdaBertConfig
 
@@ -185,20 +187,20 @@ def set_words(embeddings: TwoTexts, vectors: Tensor) -> None:
 
 
 def student(
-    teacher: Encoder, *, path: str, inherit: bool, another: int | None, embeddings: Embeddings, **shape: Any
+    teacher: Encoder, *, path: str, inherit: bool, random_seed: int | None, embeddings: Embeddings, **shape: Any
 ) -> AdaBert:
     """The network of an architecture. path: its file, or the folder of a search. shape: see `config_for`.
 
-    inherit: with the weights that the search left in that folder. another: not that architecture but a random one of as many
-    cells and weights, the one of this seed.
+    inherit: with the weights that the search left in that folder. random_seed: null, or a number: not that architecture but a
+    random one of as many cells and weights, which follows from the number.
     """
     architecture = read(path)
-    if inherit and (another is not None or not Path(path).is_dir()):
+    if inherit and (random_seed is not None or not Path(path).is_dir()):
         raise ValueError("student.inherit=true: only the folder of a search has weights, and of its own architecture alone.")
     if inherit:
         return AdaBert(AdaBertForSequenceClassification.from_pretrained(path, dtype=torch.float32), teacher.tokenizer)
-    if another is not None:
-        architecture = random_like(architecture, another)
+    if random_seed is not None:
+        architecture = random_like(architecture, random_seed)
     model = AdaBertForSequenceClassification(config_for(teacher, architecture=architecture, **shape))
     set_words(model.embeddings, embeddings(teacher.tokenizer, teacher))
     return AdaBert(model, teacher.tokenizer)

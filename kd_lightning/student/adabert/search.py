@@ -1,9 +1,9 @@
-"""AdaBERT's search network: every operation on every edge of every cell, of which a step takes one, and as many cells as the
-step takes (Chen et al. 2020, arXiv 2001.04246; Gumbel-Softmax, straight through).
+"""AdaBERT's search network holds every operation on every edge of every cell; a step draws one of them for each edge, and a
+number of cells (Chen et al. 2020, arXiv 2001.04246; Gumbel-Softmax, straight through).
 
-A value is 1 for what was drawn and 0 for the rest, so a step needs the output of what was drawn, and of the rest only how
-the loss would have changed with their share: ⟨gradient, output⟩. `_Drawn` computes these during the backward pass and keeps
-nothing for them; operations that were not drawn, and cells beyond the drawn depth, are run forward only. The numbers are
+The share of what was drawn is 1 and that of the rest 0. So a step needs the output of what was drawn, and for the rest only
+how the loss would change with their share: ⟨gradient, output⟩. `_Drawn` computes these numbers during the backward pass and
+keeps nothing for them; operations that were not drawn, and cells beyond the drawn depth, are run forward only. The numbers are
 those of the plain sum over all operations and depths; see `benchmarks/search.py`.
 """
 
@@ -38,13 +38,10 @@ LARGEST = Architecture(1, {(0, 2): "conv_3"})  # stands in a configuration whose
 
 @dataclass(frozen=True)
 class Draw:
-    """edges [9, 10] and depth [K], one-hot rows with the gradient of their relaxation."""
+    """edges [9, 10] and depth [K], one-hot in the last dimension, with the gradient of their relaxation."""
 
     edges: Tensor
     depth: Tensor
-
-    def detach(self) -> "Draw":
-        return Draw(self.edges.detach(), self.depth.detach())
 
 
 class Choice(nn.Module):
@@ -63,9 +60,10 @@ class Choice(nn.Module):
 
     @torch.no_grad()
     def summary(self, channels: int, length: int) -> dict[str, float]:
-        """By name: the entropy of a row of the choice (0: it is made), what is expected of all cells together (all nine edges,
-        of which `architecture` keeps six), the share of each operation, and the architecture of now with its multiply-adds:
-        each edge's operation by its place in OPERATIONS, that of zero for an edge left out."""
+        """Where the search stands, by name: the entropy of the choice for an edge and for the cells (0: it is made); the
+        expected size and work of all cells together, with all nine edges, of which `architecture` keeps six; the share of each
+        operation; and the present architecture: cells, multiply-adds, and each edge's operation by its place in OPERATIONS,
+        that of zero for an edge left out."""
         edges, depth = self.edges.double().softmax(-1).cpu(), self.depth.double().softmax(-1).cpu()
         cells = float(depth @ torch.arange(1.0, len(depth) + 1, dtype=torch.double))
         architecture = self.architecture()
@@ -83,15 +81,14 @@ class Choice(nn.Module):
         return found | {f"edge/{source}-{node}": float(OPERATIONS.index(o)) for (source, node), o in kept.items()}
 
 
-def costs(channels: int, length: int, *, strong: bool) -> Tensor:
-    """[10], of sum 1: the mean of softmax(parameters / 1e6) and softmax(multiply-adds / 1e8), an operation each.
+def costs(channels: int, length: int) -> Tensor:
+    """[10], of sum 1: the mean of softmax(parameters / 1e6) and softmax(multiply-adds / 1e8), one number an operation.
 
-    These are the constants of EasyTransfer, which has them typed in for 128 channels and 128 tokens. strong: / 1e5 and / 1e7,
-    as in the PyTorch code, where they differ more.
+    These are the constants of EasyTransfer, which has them typed in for 128 channels and 128 tokens.
+    Deviation: the PyTorch code divides by 1e5 and 1e7, so that its costs differ more.
     """
-    divisor = 10 if strong else 1
-    sizes = torch.tensor([size(name, channels) for name in OPERATIONS], dtype=torch.double) * divisor / 1e6
-    works = torch.tensor([work(name, channels, length) for name in OPERATIONS], dtype=torch.double) * divisor / 1e8
+    sizes = torch.tensor([size(name, channels) for name in OPERATIONS], dtype=torch.double) / 1e6
+    works = torch.tensor([work(name, channels, length) for name in OPERATIONS], dtype=torch.double) / 1e8
     return ((sizes.softmax(0) + works.softmax(0)) / 2).float()
 
 
@@ -105,10 +102,10 @@ class Edge(nn.ModuleDict):
     """All operations between two nodes of a search cell, by name."""
 
     def forward(self, x: Tensor, places: Places, weights: Tensor) -> Tensor:
-        """weights [10]: one-hot, with a gradient where the search learns from this pass."""
+        """weights [10]: one-hot, with the gradient of their relaxation."""
         name = OPERATIONS[int(weights.argmax())]
         drawn = torch.zeros_like(x) if name == "zero" else self[name](x, places)
-        return _Drawn.apply(drawn, weights, x.detach(), self, places) if weights.requires_grad else drawn
+        return _Drawn.apply(drawn, weights, x.detach(), self, places)
 
     @torch.no_grad()
     def shares(self, x: Tensor, places: Places, gradient: Tensor) -> Tensor:
@@ -150,7 +147,7 @@ class Body(nn.Module):
         self.classifier = nn.Linear(config.channels, config.num_labels)
 
     def forward(self, batch: Batch, draw: Draw) -> list[View]:
-        """Of each depth 1..K its logits and states; that of the drawn depth alone has a graph."""
+        """The logits and states of each depth 1..K; those of the drawn depth alone have a graph."""
         places = Places(batch["attention_mask"])
         second = batch.get("token_type_ids", torch.zeros_like(batch["input_ids"]))
         names = [f"{source}_{node}" for source, node in EDGES]
@@ -181,7 +178,7 @@ def _rows(logits: Tensor, rows: Tensor) -> Readout:
 
 
 class SearchNetwork(nn.Module):
-    """`body` and `choice`; and, as a network, what they have found so far: `model`, made by `derive`, with its weights."""
+    """Holds `body` and `choice`; as a network it shows what they have found so far: `model`, which `derive` makes of them."""
 
     def __init__(self, config: AdaBertConfig, cells: int, tokenizer: Any) -> None:
         super().__init__()
@@ -198,7 +195,7 @@ class SearchNetwork(nn.Module):
     @torch.no_grad()
     def derive(self, batches: Sequence[Batch]) -> None:
         """Make `model` of the present choice and weights. Its BatchNorms get their statistics from these batches, since
-        those of an operation change with what was drawn before it."""
+        an operation's statistics change with what was drawn before it."""
         architecture = self.choice.architecture()
         with torch.random.fork_rng(devices=[]):
             config = copy.deepcopy(self.config)

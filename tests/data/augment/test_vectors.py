@@ -43,6 +43,7 @@ def test_a_word_that_is_not_there_has_no_neighbours(file):
 
 def test_more_words_than_fit_at_once_and_fewer_neighbours_than_wanted(file, monkeypatch):
     whole = glove(file()).nearest(["film", "dog", "cat"], 50)
+    assert set(whole) == {"film", "dog", "cat"}
     monkeypatch.setattr(vectors, "CHUNK", 2)
     assert glove(file()).nearest(["film", "dog", "cat"], 50) == whole
     assert all(len(near) == 6 for near in whole.values())

@@ -291,7 +291,7 @@ def test_a_random_architecture_has_as_many_cells_and_weights_and_follows_from_it
 
 def built(teacher, path, **other):
     embeddings = partial(lambda tokenizer, teacher: torch.full((len(tokenizer), 6), 0.5))
-    given = {"inherit": False, "another": None, "embeddings": embeddings, "channels": 6, "dropout": 0.1}
+    given = {"inherit": False, "random_seed": None, "embeddings": embeddings, "channels": 6, "dropout": 0.1}
     return student(teacher, path=str(path), **(given | {"labels": ["no", "yes"], "text": ["sentence"]} | other))
 
 
@@ -309,9 +309,9 @@ def test_a_student_of_a_file_has_the_teachers_tokens_and_word_vectors(make_encod
     assert view.logits(torch.tensor([1, 3])).shape == (2, 2)
     with pytest.raises(ValueError, match="no attention"):
         network(task_batch(), Needs(attention=frozenset({1})))
-    another = built(teacher, tmp_path / "cell.json", another=7)
-    assert another.model.config.architecture != EVERY
-    assert Architecture(2, from_dict(another.model.config.architecture, "").edges).taps == 12
+    drawn = built(teacher, tmp_path / "cell.json", random_seed=7)
+    assert drawn.model.config.architecture != EVERY
+    assert Architecture(2, from_dict(drawn.model.config.architecture, "").edges).taps == 12
 
 
 def test_weights_are_inherited_from_a_folder_alone_and_a_regression_is_refused(make_encoder, tmp_path):

@@ -33,12 +33,9 @@ def network(tokenizer) -> SearchNetwork:
 def test_the_costs_are_the_constants_that_easytransfer_has_typed_in():
     conv = [0.09987373, 0.10367607, 0.10762545]
     expected = [*conv, *conv, 0.09442003, 0.09442003, 0.09440472, 0.09440472]
-    found = costs(128, 128, strong=False)
+    found = costs(128, 128)
     assert_close(found, torch.tensor(expected), rtol=0, atol=1e-8)
     assert float(found.double().sum()) == pytest.approx(1, abs=1e-6)
-    strong = [0.087555, 0.127157, 0.185060]
-    expected = [*strong, *strong, 0.050151, 0.050151, 0.050077, 0.050077]
-    assert_close(costs(128, 128, strong=True), torch.tensor(expected), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -46,13 +43,13 @@ def test_the_costs_are_the_constants_that_easytransfer_has_typed_in():
     [("conv_3", 8, 0.09987373), ("conv_3", 4, 0.049936865), ("zero", 8, 0.09440472), ("conv_7", 3, 0.0403595)],
 )
 def test_efficiency_is_the_share_of_cells_times_the_mean_cost(operation, cells, expected):
-    found = efficiency(one_hot([operation] * 9, cells), costs(128, 128, strong=False)).detach()
+    found = efficiency(one_hot([operation] * 9, cells), costs(128, 128)).detach()
     assert float(found) == pytest.approx(expected, abs=1e-7)
 
 
 def test_efficiency_of_equal_shares_is_a_tenth_and_moves_operations_and_depth():
     edges, depth = torch.full((9, 10), 0.1, requires_grad=True), F.one_hot(torch.tensor(7), 8).float().requires_grad_()
-    found = efficiency(Draw(edges, depth), costs(128, 128, strong=False))
+    found = efficiency(Draw(edges, depth), costs(128, 128))
     assert float(found.detach()) == pytest.approx(0.1, abs=1e-7)
     found.backward()
     assert edges.grad.ne(0).all()
@@ -86,7 +83,7 @@ def test_with_equal_losses_only_the_price_moves_the_depth_and_it_moves_it_down()
     (draw.depth * torch.full((8,), 1.7)).sum().backward(retain_graph=True)
     assert_close(choice.depth.grad, torch.zeros(8))
     for _ in range(200):
-        efficiency(choice.draw(1.0), costs(128, 128, strong=False)).backward()
+        efficiency(choice.draw(1.0), costs(128, 128)).backward()
     assert choice.depth.grad[0] < 0 < choice.depth.grad[7]  # a step against it prefers one cell to eight
 
 
@@ -133,15 +130,6 @@ def test_a_step_has_the_loss_and_the_gradients_of_the_plain_sum(network, task_ba
     for name, p in network.body.named_parameters():
         zero = torch.zeros_like(p)
         assert_close(zero if found[name] is None else found[name], zero if p.grad is None else p.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_without_a_gradient_for_the_choice_only_the_weights_learn(network, task_batch):
-    batch, draw = task_batch(), one_hot(["conv_3"] * 9, 2, 3)
-    views = network.body(batch, draw.detach())
-    views[1].logits(torch.arange(4)).sum().backward()
-    assert draw.edges.grad is None
-    assert network.body.cells[0].edges["0_2"]["conv_3"].convolution.weight.grad.any()
-    assert network.body.cells[0].edges["0_2"]["conv_7"].convolution.weight.grad is None
 
 
 def test_what_is_derived_is_the_search_network_at_that_draw_with_its_weights_and_these_batches_statistics(network, task_batch):
