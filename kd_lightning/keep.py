@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 POLL = 0.2  # seconds between two looks at a lock that is taken
-WHY = {
+WHY = {  # of what cannot be written
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk is used up",
     errno.EROFS: "the folder can only be read",
@@ -35,7 +35,7 @@ def lock(place: Path) -> Iterator[None]:
     """
     file = Path(f"{place}.lock")
     made = [folder for folder in file.parents if not folder.exists()]
-    with _Sentences(place):
+    with writing(place):
         file.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(file, is_singleton=True, on_acquired=_sign, poll_interval=POLL)
         try:
@@ -59,7 +59,7 @@ def keep(place: Path, make: Callable[[Path], object]) -> Path:
 
     What make needs for itself meanwhile it may put at f"{scratch}-<name>".
     """
-    with _Sentences(place):
+    with writing(place):
         there = place.exists()
     if not there:
         with lock(place):
@@ -70,7 +70,7 @@ def keep(place: Path, make: Callable[[Path], object]) -> Path:
 
 def replace(place: Path, make: Callable[[Path], object]) -> None:
     """As keep, also where place is there: it stays as it was until what make has made is whole."""
-    with lock(place), _Sentences(place):
+    with lock(place), writing(place):
         scratch = Path(f"{place}.unfinished")
         _sweep(scratch)  # of a run that was killed
         try:
@@ -104,7 +104,7 @@ def _holder(file: Path) -> str:
         return "another process"
 
 
-class _Sentences:
+class writing:
     """Says in a sentence why place cannot be written, also where a library has put its own error around the system's."""
 
     def __init__(self, place: Path) -> None:
