@@ -124,6 +124,6 @@ class Distiller(L.LightningModule):
                 f"The checkpoint is of a run with {len(states['cpu'])} processes, and this one has {world}: go on with as "
                 "many, or start anew without ckpt_path."
             )
-        torch.set_rng_state(states["cpu"][rank])
+        torch.set_rng_state(states["cpu"][rank].clone())  # torch reads a row of a larger tensor from a wrong address
         if "cuda" in states and self.trainer.strategy.root_device.type == "cuda":
-            torch.cuda.set_rng_state(states["cuda"][rank], self.trainer.strategy.root_device)
+            torch.cuda.set_rng_state(states["cuda"][rank].clone(), self.trainer.strategy.root_device)

@@ -6,7 +6,8 @@ import random
 import runpy
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets  # noqa: F401  here, and not in every child
@@ -14,6 +15,7 @@ import pytest
 import torchmetrics.classification  # noqa: F401
 import transformers.models.bert.modeling_bert  # noqa: F401
 import wandb  # noqa: F401
+from lightning.pytorch.utilities import rank_zero_only
 
 import kd_lightning.data.corpus
 import kd_lightning.method.tinybert
@@ -79,8 +81,10 @@ def _main(words: list[str], log: Path, environment: dict[str, str], before: Call
     os.chdir(ROOT)
     os.environ.update(environment)
     sys.argv = ["train.py", *words]
+    rank_zero_only.rank = int(os.environ.get("RANK", 0))  # which Lightning has read when it was imported
+    warnings.resetwarnings()
     before()
-    runpy.run_path("train.py", run_name="__main__")
+    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def material(tmp_path_factory, make_encoder) -> Path:
     teacher.model.save_pretrained(folder / "teacher")
     teacher.tokenizer.save_pretrained(folder / "teacher")
     chance = random.Random(0)
-    lines = [" ".join(f"w{chance.randrange(5, 90)}" for _ in range(14)) for _ in range(100)]
+    lines = [" ".join(f"w{chance.randrange(5, 90)}" for _ in range(chance.randrange(4, 14))) for _ in range(180)]
     (folder / "corpus.txt").write_text("\n\n".join(lines) + "\n")
     (folder / "SST-2").mkdir()
     for split, size in (("train", 40), ("dev", 20)):
@@ -102,9 +106,9 @@ def material(tmp_path_factory, make_encoder) -> Path:
 
 
 @pytest.fixture
-def start(material, tmp_path) -> Callable[..., Started]:
+def start(material, tmp_path) -> Iterator[Callable[..., Started]]:
     """Start `train.py`: a TinyBERT of 16 wide. Everything it leaves lies in the test's folder, as `a`, `c` and `r`."""
-    count = iter(range(1000))
+    begun: list[Started] = []
 
     def make(*words: str, environment: dict[str, str] | None = None, before: Callable[[], None] = lambda: None) -> Started:
         given = {
@@ -126,6 +130,10 @@ def start(material, tmp_path) -> Callable[..., Started]:
         }
         said = [word.split("=")[0].lstrip("+~") for word in words]
         usual = [f"{name}={value}" for name, value in given.items() if name not in said]
-        return Started([*words, *usual], tmp_path / f"log{next(count)}", environment or {}, before)
+        begun.append(Started([*words, *usual], tmp_path / f"log{len(begun)}", environment or {}, before))
+        return begun[-1]
 
-    return make
+    yield make
+    for started in begun:
+        started.process.kill()
+        started.process.join()

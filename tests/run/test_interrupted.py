@@ -4,11 +4,11 @@ import errno
 import io
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kd_lightning.run import checkpoint, leftover, manifest, stage
+
 LAST = "a/*/*.run/checkpoints/last.ckpt"
-EPOCH = 24  # batches
+EPOCH = 16  # batches
 OFTEN = ("checkpoint_minutes=0", "trainer.max_epochs=2")  # a checkpoint after every batch
 
 
@@ -83,11 +85,9 @@ def batches(folder: Path, name: str) -> int:
 # Signals
 
 
-@pytest.mark.parametrize(
-    ("number", "status", "stage"), [(signal.SIGTERM, 143, "intermediate"), (signal.SIGINT, 130, "general")]
-)
-def test_a_signal_leaves_a_checkpoint_a_sentence_and_its_status(start, undisturbed, tmp_path, number, status, stage):
-    words = ("trainer.max_epochs=2", *([] if stage == "general" else [f"stage={stage}"]))
+@pytest.mark.parametrize(("number", "status", "last"), [(signal.SIGTERM, 143, "intermediate"), (signal.SIGINT, 130, "general")])
+def test_a_signal_leaves_a_checkpoint_a_sentence_and_its_status(start, undisturbed, tmp_path, number, status, last):
+    words = ("trainer.max_epochs=2", *([] if last == "general" else [f"stage={last}"]))
     stopped = start(*words, before=counted(tmp_path, "first")).until("first").send(number).wait()
     assert stopped.status == status
     goes_on = f"train.py: stopped by {signal.Signals(number).name}. This goes on where it stopped: python train.py "
@@ -99,7 +99,7 @@ def test_a_signal_leaves_a_checkpoint_a_sentence_and_its_status(start, undisturb
     command = shlex.split(stopped.sentence.removeprefix(goes_on))
     assert start(*command, before=counted(tmp_path, "second")).wait().status == 0
     assert equal(tmp_path / "a", undisturbed(*words))
-    if stage == "general":
+    if last == "general":
         assert 0 < batches(tmp_path, "first") == 2 * EPOCH - batches(tmp_path, "second")
 
 
@@ -128,10 +128,6 @@ def test_what_comes_after_a_stopped_command_does_not_run(material, tmp_path):
 
 def test_a_signal_before_the_training_is_a_sentence_too(start, tmp_path):
     def slow() -> None:
-        import time
-
-        from kd_lightning.run import stage
-
         stage.rehearse = lambda runs: ((tmp_path / "there").touch(), time.sleep(60))
 
     stopped = start("stage=intermediate", before=slow).until("there").send(signal.SIGTERM).wait(10)
@@ -175,10 +171,8 @@ def slurm(tmp_path):
     return job | {"SLURM_NODEID": "0", "SLURM_NODELIST": "here", "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize(
-    ("left", "choice"), [("last.ckpt", []), ("hpc_ckpt_1.ckpt", []), ("hpc_ckpt_1.ckpt", ["ckpt_path=last"])]
-)
-def test_a_job_that_slurm_queued_again_goes_on_where_it_stopped(start, undisturbed, slurm, tmp_path, left, choice):
+@pytest.mark.parametrize("left", ["last.ckpt", "hpc_ckpt_1.ckpt"])
+def test_a_job_that_slurm_queued_again_goes_on_where_it_stopped(start, undisturbed, slurm, tmp_path, left):
     words = ("trainer.max_epochs=2",)
     stopped = start(*words, environment=slurm, before=counted(tmp_path, "first")).until("first").send(signal.SIGUSR1).wait()
     assert stopped.status == 138
@@ -188,7 +182,7 @@ def test_a_job_that_slurm_queued_again_goes_on_where_it_stopped(start, undisturb
         checkpoint = one(tmp_path, LAST)
         checkpoint.rename(checkpoint.parent.parent / left)
     again = slurm | {"SLURM_RESTART_COUNT": "1"}
-    assert start(*words, *choice, environment=again, before=counted(tmp_path, "second")).wait().status == 0
+    assert start(*words, environment=again, before=counted(tmp_path, "second")).wait().status == 0
     assert batches(tmp_path, "second") == 2 * EPOCH - batches(tmp_path, "first")
     assert equal(tmp_path / "a", undisturbed(*words))
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -218,16 +212,15 @@ def failing(number: int):
     return before
 
 
-@pytest.mark.parametrize("number", [1, 5])
-def test_a_disk_that_is_full_while_a_checkpoint_is_written_leaves_the_former_one(start, undisturbed, tmp_path, number):
-    stopped = start(*OFTEN, before=failing(number)).wait()
+def test_a_disk_that_is_full_while_a_checkpoint_is_written_leaves_the_former_one(start, undisturbed, tmp_path):
+    stopped = start(*OFTEN, before=failing(5)).wait()
     assert stopped.status == 1
     assert "checkpoints/next.ckpt cannot be written: the disk is full." in stopped.sentence
     assert not [file for file in tmp_path.rglob("*") if "unfinished" in file.name or file.name.endswith((".begun", ".lock"))]
     left = {file.name: torch.load(file, weights_only=True)["global_step"] for file in tmp_path.rglob("*.ckpt")}
-    assert left == ({"last.ckpt": 4, "former.ckpt": 3} if number == 5 else {})
+    assert left == {"last.ckpt": 4, "former.ckpt": 3}
     assert start(*OFTEN, "ckpt_path=last", before=counted(tmp_path, "second")).wait().status == 0
-    assert batches(tmp_path, "second") == 2 * EPOCH - (number - 1)
+    assert batches(tmp_path, "second") == 2 * EPOCH - 4
     assert equal(tmp_path / "a", undisturbed(*OFTEN))
 
 
@@ -277,11 +270,19 @@ def altered(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [truncated, empty, altered])
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_taken(start, undisturbed, tmp_path, damage):
+def test_a_damaged_checkpoint_is_told_from_a_whole_one(tmp_path, damage):
+    file = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"weight": torch.arange(10_000.0)}}, file)
+    assert checkpoint.whole(file)
+    file.write_bytes(damage(file.read_bytes()))
+    assert not checkpoint.whole(file)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_taken(start, undisturbed, tmp_path):
     start(*OFTEN).until("a/*/*.run/checkpoints/former.ckpt").send(signal.SIGTERM).wait()
     last = one(tmp_path, LAST)
     step = torch.load(last.with_name("former.ckpt"), weights_only=True)["global_step"]
-    last.write_bytes(damage(last.read_bytes()))
+    last.write_bytes(altered(last.read_bytes()))
     again = start(*OFTEN, "ckpt_path=last", before=counted(tmp_path, "second")).wait()
     assert again.status == 0
     assert f"{last} is damaged; this goes on from former.ckpt, which is older." in again.said
@@ -299,3 +300,150 @@ def test_a_checkpoint_that_cannot_be_read_is_a_sentence_with_its_file(start, tmp
         assert refused.status == 1
         assert str(last) in refused.sentence
         assert "damaged" in refused.sentence
+
+
+# Random states
+
+
+@pytest.fixture
+def together(start):
+    """Two processes that train together, told so as torchrun tells them; returns how both ended."""
+
+    def make(*words: str, before=lambda: None, stop=None) -> list:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        launch = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port, "WORLD_SIZE": "2"}
+        launch |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+        options = ("trainer.devices=2", "+trainer.strategy=ddp_find_unused_parameters_true", *words)
+        running = [
+            start(*options, environment=launch | {"RANK": rank, "LOCAL_RANK": rank}, before=before) for rank in ("0", "1")
+        ]
+        if stop is not None:
+            running[stop].until("first").send(signal.SIGTERM)
+        for process in running:
+            process.wait(20)
+        return running
+
+    return make
+
+
+def test_two_processes_with_dropout_go_on_as_if_nothing_had_happened(together, tmp_path):
+    """A signal that reaches one of them stops both at the same batch."""
+    words = ("trainer.max_epochs=2",)
+    assert [process.status for process in together(*words, f"artifacts={tmp_path}/b")] == [0, 0]
+    assert [process.status for process in together(*words, before=counted(tmp_path, "first"), stop=1)] == [143, 143]
+    (random,) = (torch.load(file, weights_only=True)["random"]["cpu"] for file in tmp_path.glob(LAST))
+    assert len(random) == 2
+    assert not torch.equal(random[0], random[1])
+    again = together(*words, "ckpt_path=last", before=counted(tmp_path, "second"))
+    assert [process.status for process in again] == [0, 0]
+    assert batches(tmp_path, "second") == 2 * EPOCH - batches(tmp_path, "first")
+    assert equal(tmp_path / "a", tmp_path / "b")
+
+
+# Leftovers
+
+
+def hanging(module, name: str, place: Path, **wanted):
+    """What makes a process hang in a function of a module, once it has said so with a file."""
+
+    def before() -> None:
+        function = getattr(module, name)
+
+        def hang(*arguments, **named):
+            if named == wanted:
+                (place / "hangs").touch()
+                time.sleep(60)
+            return function(*arguments, **named)
+
+        setattr(module, name, hang)
+
+    return before
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "wanted", "left"),
+    [
+        (manifest, "write", {}, "a/demo/*.unfinished"),  # while it writes the artifact
+        (stage, "tidy", {"done": True}, "a/demo/*.begun"),  # when it has written it
+        (stage, "export", {}, "a/demo/unfinished-*"),  # while it tries out the chain
+    ],
+)
+def test_the_next_run_removes_what_a_killed_one_has_left(start, tmp_path, module, name, wanted, left):
+    words = ("trainer.max_epochs=1", *(["stage=intermediate"] if left.endswith("-*") else []))
+    running = start(*words, before=hanging(module, name, tmp_path, **wanted)).until("hangs")
+    running.send(signal.SIGKILL).wait()
+    assert list(tmp_path.glob(left))
+    assert start(*words, "ckpt_path=last").wait().status == 0
+    names = [path.name for path in (tmp_path / "a").rglob("*")]
+    assert "metrics.json" in names
+    assert not [name for name in names if name.endswith((".begun", ".lock", ".ckpt")) or "unfinished" in name]
+
+
+def test_the_folder_of_a_process_that_still_runs_stays(tmp_path):
+    host = socket.gethostname()
+    kept = [tmp_path / f"unfinished-{host}-{os.getppid()}", tmp_path / "unfinished-elsewhere-1"]
+    for folder in kept:
+        folder.mkdir()
+    with leftover.scratch(tmp_path) as mine:
+        assert mine.is_dir()
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+# Where nothing can be written
+
+
+@pytest.mark.parametrize("folder", ["artifacts", "cache", "hydra.run.dir"])
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_file_where_a_folder_should_be_is_a_sentence(start, tmp_path, folder, below):
+    (tmp_path / "file").write_text("")
+    refused = start(f"{folder}={tmp_path}/file{below}").wait()
+    assert refused.status == 1
+    assert f"{tmp_path}/file" in refused.sentence
+    assert "a file lies where a folder should be" in refused.sentence
+    assert not list(tmp_path.rglob("*.unfinished"))
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """Makes a folder one that can only be read, for root too."""
+    mounted = []
+
+    def make(folder: Path) -> Path:
+        mount(folder, "--bind", str(folder))
+        mounted.append(folder)
+        mount(folder, "-o", "remount,bind,ro")
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_read_only_cache_that_holds_everything_is_enough(start, read_only, tmp_path):
+    words = ("trainer.max_epochs=1", "stage=intermediate")
+    assert start(*words).wait().status == 0
+    read_only(tmp_path / "c")
+    assert start(*words, f"artifacts={tmp_path}/b").wait().status == 0
+    assert equal(tmp_path / "a", tmp_path / "b")
+
+
+def test_read_only_artifacts_that_are_all_there_are_enough_and_others_are_refused(start, read_only, tmp_path):
+    assert start("trainer.max_epochs=1").wait().status == 0
+    read_only(tmp_path / "a")
+    assert start("trainer.max_epochs=1").wait().status == 0
+    refused = start("trainer.max_epochs=2").wait()
+    assert refused.status == 1
+    assert "cannot be written: the folder can only be read" in refused.sentence
+
+
+def test_a_read_only_working_directory_is_no_hindrance_or_a_sentence(start, read_only, tmp_path):
+    (tmp_path / "here").mkdir()
+    here = read_only(tmp_path / "here")
+    assert start("trainer.max_epochs=1", before=lambda: os.chdir(here)).wait().status == 0
+    for folder in ("artifacts", "hydra.run.dir"):
+        refused = start("trainer.max_epochs=2", f"{folder}=x", before=lambda: os.chdir(here)).wait()
+        assert refused.status == 1
+        assert "cannot be written: the folder can only be read" in refused.sentence
