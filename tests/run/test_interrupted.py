@@ -242,9 +242,7 @@ def small(tmp_path):
 
 def test_a_file_system_that_really_is_full_leaves_the_former_checkpoint(start, undisturbed, small):
     running = start(*OFTEN, f"artifacts={small}/a").until("small/a/*/*.run/checkpoints/former.ckpt")
-    with (small / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(bytes(4096))
+    subprocess.run(["dd", "if=/dev/zero", f"of={small}/filler"], capture_output=True)  # to the last byte
     stopped = running.wait()
     assert stopped.status == 1
     assert " cannot be written: the disk is full." in stopped.sentence
@@ -367,7 +365,7 @@ def hanging(module, name: str, place: Path, **wanted):
     [
         (manifest, "write", {}, "a/demo/*.unfinished"),  # while it writes the artifact
         (stage, "tidy", {"done": True}, "a/demo/*.begun"),  # when it has written it
-        (stage, "export", {}, "a/demo/unfinished-*"),  # while it tries out the chain
+        (stage, "export", {}, "a/demo/*/unfinished-*"),  # while it tries out the chain
     ],
 )
 def test_the_next_run_removes_what_a_killed_one_has_left(start, tmp_path, module, name, wanted, left):
@@ -430,10 +428,9 @@ def test_a_read_only_cache_that_holds_everything_is_enough(start, read_only, tmp
     assert equal(tmp_path / "a", tmp_path / "b")
 
 
-def test_read_only_artifacts_that_are_all_there_are_enough_and_others_are_refused(start, read_only, tmp_path):
-    assert start("trainer.max_epochs=1").wait().status == 0
+def test_artifacts_that_can_only_be_read_are_a_sentence(start, read_only, tmp_path):
+    (tmp_path / "a").mkdir()
     read_only(tmp_path / "a")
-    assert start("trainer.max_epochs=1").wait().status == 0
     refused = start("trainer.max_epochs=2").wait()
     assert refused.status == 1
     assert "cannot be written: the folder can only be read" in refused.sentence
