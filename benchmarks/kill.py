@@ -1,4 +1,4 @@
-"""What `kill -9` at random moments loses: `python benchmarks/kill.py [--kills 12] [--processes 1] [--words method=tinybert ...]`.
+"""What `kill -9` at random moments loses: `python benchmarks/kill.py [--kills 12] [--processes 1] [--words method=... ...]`.
 
 Runs a tiny chain undisturbed, and then again with the process killed at random moments, each time going on with
 `ckpt_path=last`, until it is done. Prints how many of the files that matter (weights, metrics, predictions of every artifact)
@@ -26,9 +26,9 @@ def material(folder: Path) -> list[str]:
     from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(5, 97))]
-    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}, model_max_length=64)
+    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}, model_max_length=128)
     shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
-    BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=64, **shape)).save_pretrained(folder / "teacher")
+    BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=128, **shape)).save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
     chance = random.Random(0)
     lines = [" ".join(f"w{chance.randrange(5, 90)}" for _ in range(chance.randrange(4, 14))) for _ in range(400)]
@@ -98,9 +98,7 @@ def main() -> None:
         left = [
             path for path in torn.rglob("*") if path.name.endswith((".lock", ".begun", ".ckpt")) or "unfinished" in path.name
         ]
-        print(
-            f"{kills} kills, {starts} starts, statuses of the last {statuses}: {equal} of {len(theirs)} files equal to the last bit,"
-        )
+        print(f"{kills} kills, {starts} starts, the last ended with {statuses}: {equal} of {len(theirs)} files equal,")
         print(f"{len(ours.keys() - theirs.keys())} others, {len(left)} left lying about: {[path.name for path in left]}")
         if statuses != [0] * given.processes or equal != len(theirs) or ours.keys() != theirs.keys() or left:
             for number in range(given.processes):

@@ -54,7 +54,7 @@ def undisturbed(control, start):
         words = [word for word in words if not word.startswith("checkpoint_minutes")]  # which changes nothing
         place = control / "".join(c if c.isalnum() else "_" for c in "".join(words))
         if not place.exists():
-            assert start(*words, f"artifacts={place}").wait().status == 0
+            assert start(*words, f"artifacts={place}", f"cache={control}/cache").wait().status == 0
         return place
 
     return make
@@ -87,7 +87,7 @@ def batches(folder: Path, name: str) -> int:
 
 @pytest.mark.parametrize(("number", "status", "last"), [(signal.SIGTERM, 143, "intermediate"), (signal.SIGINT, 130, "general")])
 def test_a_signal_leaves_a_checkpoint_a_sentence_and_its_status(start, undisturbed, tmp_path, number, status, last):
-    words = ("trainer.max_epochs=2", *([] if last == "general" else [f"stage={last}"]))
+    words = ("trainer.max_epochs=2",) if last == "general" else ("trainer.max_epochs=1", f"stage={last}")
     stopped = start(*words, before=counted(tmp_path, "first")).until("first").send(number).wait()
     assert stopped.status == status
     goes_on = f"train.py: stopped by {signal.Signals(number).name}. This goes on where it stopped: python train.py "
@@ -420,12 +420,12 @@ def read_only(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_read_only_cache_that_holds_everything_is_enough(start, read_only, tmp_path):
+def test_a_read_only_cache_that_holds_everything_is_enough(start, undisturbed, control, read_only, tmp_path):
     words = ("trainer.max_epochs=1", "stage=intermediate")
-    assert start(*words).wait().status == 0
-    read_only(tmp_path / "c")
-    assert start(*words, f"artifacts={tmp_path}/b").wait().status == 0
-    assert equal(tmp_path / "a", tmp_path / "b")
+    expected = undisturbed(*words)
+    read_only(control / "cache")
+    assert start(*words, f"cache={control}/cache").wait().status == 0
+    assert equal(tmp_path / "a", expected)
 
 
 def test_artifacts_that_can_only_be_read_are_a_sentence(start, read_only, tmp_path):
