@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 # What takes seconds to import is imported in the functions, so that a mistake on the command line is said at once.
+from kd_lightning.keep import WHY
+from kd_lightning.run.interrupt import SIGNALS, Interrupted, say
 from kd_lightning.run.mistake import sentence
 from kd_lightning.run.sweep import keep_result
 
@@ -37,7 +39,7 @@ def run_chain(cfg: DictConfig) -> float:
     coming = [run for run in chain.runs if not finished(run)]
     if len(coming) > 1:
         rehearse(coming)
-    for run in coming:
+    for run in chain.runs:
         make(run, f"python train.py {shlex.join(overrides)}".strip())
     return show_table(chain) if rank_zero_only.rank == 0 else math.nan
 
@@ -56,7 +58,17 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    SIGNALS.install()
     try:
         main()
     except MISTAKES as mistake:
         sys.exit(f"train.py: {sentence(mistake)}")
+    except OSError as error:
+        if error.errno not in WHY:
+            raise
+        folders = "hydra.run.dir=, hydra.sweep.dir=, artifacts=, cache="
+        what = error.filename or "A file of this run"
+        sys.exit(f"train.py: {what} cannot be written: {WHY[error.errno]}. Change that or choose other folders ({folders}).")
+    except Interrupted as stopped:
+        say(stopped)
+        raise

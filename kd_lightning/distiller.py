@@ -184,8 +184,20 @@ class Distiller(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._check_weights()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("teacher.")}
-        checkpoint["rng"] = torch.get_rng_state()  # dropout goes on where it stopped
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        every = {kind: self.all_gather(state).reshape(-1, len(state)).cpu() for kind, state in states.items()}
+        checkpoint["random"] = every  # each process's, a row each: dropout goes on where it stopped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("teacher.")}
-        torch.set_rng_state(checkpoint["rng"])
+        states, (rank, world) = checkpoint["random"], (self.trainer.global_rank, self.trainer.world_size)
+        if len(states["cpu"]) != world:
+            raise ValueError(
+                f"The checkpoint is of a run with {len(states['cpu'])} processes, and this one has {world}: go on with as "
+                "many, or start anew without ckpt_path."
+            )
+        torch.set_rng_state(states["cpu"][rank].clone())  # torch reads a row of a larger tensor from a wrong address
+        if "cuda" in states and self.trainer.strategy.root_device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"][rank].clone(), self.trainer.strategy.root_device)

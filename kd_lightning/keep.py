@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 POLL = 0.2  # seconds between two looks at a lock that is taken
-WHY = {
+WHY = {  # of what cannot be written
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk is used up",
     errno.EROFS: "the folder can only be read",
@@ -34,7 +34,7 @@ def lock(place: Path) -> Iterator[None]:
     The lock of a process that died is free at once. A thread that holds the lock may take it again.
     """
     file = Path(f"{place}.lock")
-    with _Sentences(place):
+    with writing(place):
         held = FileLock(file, is_singleton=True, on_acquired=_sign, poll_interval=POLL)
         try:
             held.acquire(timeout=POLL)
@@ -54,7 +54,7 @@ def keep(place: Path, make: Callable[[Path], object]) -> Path:
 
     make may put what it needs for itself meanwhile at f"{scratch}-<name>".
     """
-    with _Sentences(place):
+    with writing(place):
         there = place.exists()
     if not there:
         with lock(place):
@@ -65,7 +65,7 @@ def keep(place: Path, make: Callable[[Path], object]) -> Path:
 
 def replace(place: Path, make: Callable[[Path], object]) -> None:
     """As keep, also where place is there: it stays as it was until what make has made is whole."""
-    with lock(place), _Sentences(place):
+    with lock(place), writing(place):
         scratch = Path(f"{place}.unfinished")
         _sweep(scratch)  # of a run that was killed
         try:
@@ -99,7 +99,7 @@ def _holder(file: Path) -> str:
         return "another process"
 
 
-class _Sentences:
+class writing:
     """Says in a sentence why place cannot be written, also where a library has put its own error around the system's."""
 
     def __init__(self, place: Path) -> None:

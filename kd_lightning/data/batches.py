@@ -1,5 +1,6 @@
 """Batches by length: what is in a batch follows from (seed, epoch, index) alone, so a run resumes where it stopped."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -79,7 +80,15 @@ def loader(batches: Batches, workers: int, trainer: Trainer | None) -> Loader:
         return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and batches.shared else 0
 
     turn = Turn(batches, rank, world, done)
-    return Loader(batches, sampler=turn, batch_size=None, num_workers=workers, generator=torch.Generator())
+    own = torch.Generator()
+    return Loader(batches, sampler=turn, batch_size=None, num_workers=workers, generator=own, worker_init_fn=_outlive_signals)
+
+
+def _outlive_signals(_: int) -> None:
+    """A signal may reach all processes of a run (SLURM, Ctrl-C). The main one needs its workers to the end of the batch, and
+    then ends them itself."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def training_batches(lengths: np.ndarray, collate: Collate, *, batch_size: int, seed: int, epoch: int) -> Batches:

@@ -3,11 +3,9 @@
 import logging
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +17,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.distiller import check_precision
-from kd_lightning.keep import lock
+from kd_lightning.keep import lock, writing
 from kd_lightning.run import manifest
 from kd_lightning.run.artifact import export, measure, predict, record, save
 from kd_lightning.run.chain import finished, replaced
+from kd_lightning.run.checkpoint import Last, Whole, newest, read
+from kd_lightning.run.interrupt import REQUEUED
+from kd_lightning.run.leftover import BEGUN, remains, scratch, set_aside, tidy
 from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -32,11 +33,11 @@ MEANT = (
     r".*in eval mode at the start of training",
     r".*smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",
+    r"Experiment logs directory .* exists and is not empty",
     r".*does not have many workers",
     r"You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable",
     r".*LeafSpec.* is deprecated",
 )
-BEGUN = ".begun"  # beside an artifact while it is trained: by which launch
 
 
 def native_precision() -> str:
@@ -69,12 +70,11 @@ def rehearse(runs: list[DictConfig]) -> None:
     """Build the stages of a chain untrained, each from what the earlier ones built, so that what does not fit in the last is
     said before the first trains. One seed speaks for all."""
     first = {run.setting: run for run in reversed(runs)}
-    cache, built = Path(runs[0].cache), {}
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as scratch:
+    built: dict[str, str] = {}
+    with scratch(Path(runs[-1].artifact).parent) as folder:
         for run in (run for run in runs if run is first[run.setting]):
             cfg = OmegaConf.create(replaced(OmegaConf.to_container(run), built))
-            built[run.artifact] = f"{scratch}/{len(built)}"
+            built[run.artifact] = f"{folder}/{len(built)}"
             export(build(cfg)[0], Path(built[run.artifact]), torch.float32)
 
 
@@ -92,12 +92,17 @@ def make(cfg: DictConfig, command: str) -> None:
             time.sleep(0.2)
         run(cfg, command)
         return
-    new = [folder for folder in Path(cfg.artifact).parents if not folder.exists()]
+    artifact = Path(cfg.artifact)
+    if finished(cfg) and not (remains(artifact, done=True) and os.access(artifact.parent, os.W_OK)):
+        return
+    new = [folder for folder in artifact.parents if not folder.exists()]
     try:
-        with lock(Path(cfg.artifact)):
+        with lock(artifact):
+            tidy(artifact, done=finished(cfg))
             if not finished(cfg):
                 run(cfg, command, launch)
     finally:
+        begun.unlink(missing_ok=True)
         with suppress(OSError):  # where nothing came of it
             for folder in new:
                 folder.rmdir()
@@ -110,7 +115,7 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
     launch: what the other processes that train with this one wait for.
     """
     work = Path(f"{cfg.artifact}.run")
-    resume = _checkpoint(cfg.ckpt_path, work)
+    resume = _checkpoint("last" if cfg.ckpt_path is None and int(os.environ.get(REQUEUED, 0)) else cfg.ckpt_path, work)
     for message in MEANT:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -122,20 +127,26 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
         data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
         if resume is None:
             shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True, exist_ok=True)
-        Path(f"{cfg.artifact}{BEGUN}").write_text(launch, encoding="utf-8")
+        with writing(work):
+            work.mkdir(parents=True, exist_ok=True)
+            set_aside(work / "metrics.csv")  # which the logger would begin anew
+            Path(f"{cfg.artifact}{BEGUN}").write_text(launch, encoding="utf-8")
     precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
     check_precision(precision)
     if distiller.teacher is not None and precision in ("bf16-mixed", "bf16"):
         distiller.teacher.to(torch.bfloat16)
     monitor = cfg.metric if cfg.keep == "best" else None
-    kept = partial(ModelCheckpoint, work / "checkpoints", enable_version_counter=False)
-    best = kept("best", monitor, mode="max", save_last=True)
-    last = kept("last", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes))
+    best = ModelCheckpoint(work / "checkpoints", "best", monitor, mode="max", enable_version_counter=False)
+    kept = [*([best] if monitor else []), Last(work / "checkpoints", cfg.checkpoint_minutes)]
     logger = instantiate(cfg.logger, save_dir=str(work))
     callbacks = [callback for callback in instantiate(cfg.callback, _convert_="all").values() if callback is not None]
     trainer = instantiate(
-        cfg.trainer, precision=precision, logger=logger, callbacks=[*callbacks, best, last], default_root_dir=str(work)
+        cfg.trainer,
+        precision=precision,
+        logger=logger,
+        callbacks=[*callbacks, *kept],
+        plugins=[Whole()],
+        default_root_dir=str(work),
     )
     if trainer.world_size > 1 and not trainer.strategy.cluster_environment.creates_processes_externally:
         raise ValueError(
@@ -147,15 +158,14 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
     if monitor and Path(best.best_model_path).is_file():
-        weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+        weights = read(Path(best.best_model_path))["state_dict"]
         ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
         distiller.student.load_state_dict(ours)
     metrics = measure(trainer, distiller, data)
     predictions = predict(trainer, distiller, data)
     if trainer.is_global_zero:
         save(cfg, command, metrics, predictions, distiller)
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
-        Path(f"{cfg.artifact}{BEGUN}").unlink(missing_ok=True)
+        tidy(Path(cfg.artifact), done=True)
     trainer.strategy.barrier()
 
 
@@ -174,9 +184,9 @@ def _checkpoint(choice: str | None, work: Path) -> str | None:
     """The checkpoint to go on from: "last" is this run's own, if it was interrupted, and nothing otherwise."""
     if choice is None:
         return None
-    path = work / "checkpoints" / "last.ckpt" if choice == "last" else Path(choice)
-    if path.is_file():
-        return str(path)
     if choice == "last":
-        return None
+        found = newest(work)
+        return None if found is None else str(found)
+    if Path(choice).is_file():
+        return choice
     raise ValueError(f"ckpt_path={choice}: no such file. Give a checkpoint of this very stage, or last.")
