@@ -100,9 +100,11 @@ def make(cfg: DictConfig, command: str) -> None:
         with lock(artifact):
             tidy(artifact, done=finished(cfg))
             if not finished(cfg):
-                run(cfg, command, launch)
+                try:
+                    run(cfg, command, launch)
+                finally:
+                    begun.unlink(missing_ok=True)
     finally:
-        begun.unlink(missing_ok=True)
         with suppress(OSError):  # where nothing came of it
             for folder in new:
                 folder.rmdir()
