@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LINES = {"teacher": "teacher", "baseline": "student alone", "task": "student distilled"}  # stage -> its name here
 
 
-def run(budget: str, method: str, overrides: list[str], out: Path) -> None:
-    command = [sys.executable, "train.py", "stage=task", f"compare=[{{method: {method}, stage: baseline}}]", *overrides]
-    command += [f"task.label_budget={'null' if budget == 'all' else budget}", f"artifacts={out.resolve()}"]
+def run(budget: str, overrides: list[str], out: Path) -> None:
+    command = [sys.executable, "train.py", "stage=task", "baseline=true", *overrides]
+    command += [f"task.label_budget={'null' if budget == 'all' else budget}", f"artifacts={out.resolve() / budget}"]
     subprocess.run(command, cwd=ROOT, check=True)
 
 
@@ -43,7 +43,7 @@ def picture(scores: dict[str, dict[str, list[float]]], result: Result, path: Pat
         axes.errorbar(places, means, yerr=deviations, label=name, marker="o", capsize=3)
         axes.set_xticks(places, of_budget)
     axes.set_xlabel("labelled training rows")
-    axes.set_ylabel(f"{result.cfg.task.monitor} on {result.cfg.task.name}")
+    axes.set_ylabel(f"{result.record.task.monitor} on {result.record.task.name}")
     axes.legend()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
@@ -56,23 +56,27 @@ def main() -> None:
     chosen = parser.parse_intermixed_args()
     budgets = [word for word in chosen.words if "=" not in word]
     overrides = [word for word in chosen.words if "=" in word]
-    methods = [override.removeprefix("method=") for override in overrides if override.startswith("method=")]
-    if budgets and not methods:
+    if budgets and not any(override.startswith("method=") for override in overrides):
         parser.error("give method=bilstm, cnn or bow.")
     for budget in budgets:
-        run(budget, methods[0], overrides, chosen.out)
+        run(budget, overrides, chosen.out)
+    place = chosen.out.resolve()
     results = {
-        (LINES[result.cfg.stage.name], str(result.cfg.task.label_budget or "all")): result for result in find([str(chosen.out)])
+        (LINES[result.record.stage], result.folders[0].resolve().relative_to(place).parts[0]): result
+        for result in find([str(place)])
     }
     whole = {budget for _, budget in results if all((line, budget) in results for line in LINES.values())}
     budgets = sorted(whole, key=lambda budget: float("inf") if budget == "all" else int(budget))
     some = next(iter(results.values()))
-    scores = {line: {budget: results[line, budget].scores(some.cfg.metric) for budget in budgets} for line in LINES.values()}
+    scores = {line: {budget: results[line, budget].scores(some.record.metric) for budget in budgets} for line in LINES.values()}
     rows = [
         {"labels": budget, **{line: mean_and_deviation(of_budget[budget]) for line, of_budget in scores.items()}}
         for budget in budgets
     ]
-    show(rows, f"{some.cfg.task.monitor} on the validation data of {some.cfg.task.name}; ±: standard deviation over the seeds")
+    show(
+        rows,
+        f"{some.record.task.monitor} on the validation data of {some.record.task.name}; ±: standard deviation over the seeds",
+    )
     (chosen.out / "label_budgets.md").write_text(markdown(rows), encoding="utf-8")
     picture(scores, some, chosen.out / "label_budgets.png")
 

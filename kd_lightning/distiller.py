@@ -154,7 +154,14 @@ class Distiller(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.make_optimizer(self.parameter_groups())
-        updates = int(self.trainer.estimated_stepping_batches)
+        none = 0 in (self.trainer.max_epochs, self.trainer.max_steps)
+        updates = 0 if none else self.trainer.estimated_stepping_batches
+        if not 1 <= updates < float("inf"):
+            raise ValueError(
+                f"trainer.max_epochs={self.trainer.max_epochs} trainer.max_steps={self.trainer.max_steps}: with "
+                f"{self.trainer.num_training_batches} batches an epoch these are {updates} updates. Give 1 or more, and an end."
+            )
+        updates = int(updates)
         scheduler = get_scheduler(self.schedule, optimizer, round(self.warmup * updates), updates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -14,6 +14,7 @@ from kd_lightning.data.batches import loader, training_batches
 from kd_lightning.distiller import Distiller, check_precision, decay_groups
 from kd_lightning.finite import Finite
 from kd_lightning.losses import cosine_distance, kl_divergence
+from kd_lightning.method.finetune import MaskedLM
 from kd_lightning.terms import HardTargets, HiddenMatch, Projection, SoftTargets, masked_positions, real_positions
 from kd_lightning.views import Needs
 
@@ -425,3 +426,10 @@ def test_losses_on_an_accelerator_are_looked_at_now_and_then():
     assert finite.look() == "loss is inf in step 3"
     assert finite.look() == ""
     assert finite.note("step 5", {"a": torch.tensor(float("nan")), "loss": torch.tensor(1.0)}) == "a is nan in step 5"
+
+
+@pytest.mark.parametrize("options", [{"max_epochs": 0}, {"max_epochs": -1}])
+def test_a_training_without_updates_or_without_an_end_is_refused(options, make_encoder, engine, fit, corpus_batch):
+    distiller = MaskedLM(**engine(make_encoder(layers=1), None))
+    with pytest.raises(ValueError, match=r"trainer.max_epochs=.* these are (0|inf) updates. Give 1 or more, and an end"):
+        fit(distiller, [corpus_batch()], **options)

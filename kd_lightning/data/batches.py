@@ -73,8 +73,19 @@ class Loader(DataLoader):
 
 
 def loader(batches: Batches, workers: int, trainer: Trainer | None) -> Loader:
-    """The loader of this process. It draws from a generator of its own and leaves the global one alone."""
+    """The loader of this process. It draws from a generator of its own and leaves the global one alone.
+
+    Raises ValueError where there are fewer batches than processes.
+    """
     rank, world = (trainer.global_rank, trainer.world_size) if trainer and batches.shared else (0, 1)
+    sizes = [len(rows) for rows in batches.plan]
+    if len(sizes) < world:
+        raise ValueError(
+            f"{sum(sizes):,} rows in batches of {max(sizes, default=0)} are {len(sizes)} batches, too few for {world} "
+            "processes. Lower data.batch_size, or use fewer processes."
+        )
+    if (left := sum(sizes[len(sizes) // world * world :])) and rank == 0 and batches.epoch == 0:
+        print(f"{world} processes have equally many batches, so {left:,} of {sum(sizes):,} rows are left out of an epoch.")
 
     def done() -> int:
         return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and batches.shared else 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_lightning.data.batches import by_length, loader, training_batches, validation_batches
+from kd_lightning.data.batches import Batches, by_length, loader, training_batches, validation_batches
 
 LENGTHS = np.random.default_rng(0).integers(3, 130, 203)
 
@@ -116,3 +116,17 @@ def test_processes_share_an_epoch_without_repeats(world, process):
     assert set(given) <= set(whole)
     for share in shares(validation_batches(LENGTHS, collate, batch_size=4, seed=3)):
         assert sorted(row for rows in share for row in rows) == list(range(len(LENGTHS)))
+
+
+def test_fewer_batches_than_processes_are_refused_and_rows_left_out_are_said(process, capsys):
+    rows = [np.arange(10), np.arange(10, 17), np.arange(17, 20)]
+
+    def made(world):
+        return loader(Batches(rows, lambda rows, _: {}, 0, 0, shared=True), 0, process(world=world))
+
+    assert len(made(1)) == 3
+    assert capsys.readouterr().out == ""
+    assert len(made(2)) == 1
+    assert "3 of 20 rows are left out of an epoch" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"20 rows in batches of 10 are 3 batches, too few for 4 processes"):
+        made(4)
