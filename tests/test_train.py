@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,11 @@ def table(path: Path) -> list[dict[str, str]]:
 def artifacts(place: Path) -> dict[str, Path]:
     """By the method's or the stage's name, without what differs from the defaults."""
     return {path.parent.name.split(",")[0]: path.parent for path in (place / "artifacts").rglob("metrics.json")}
+
+
+def chain_folders(done: subprocess.CompletedProcess) -> list[str]:
+    """Of the plan."""
+    return re.findall(r"^\d+\. .*?: (.*) \(", done.stdout, re.MULTILINE)
 
 
 def test_one_command_runs_the_whole_chain_and_prints_teacher_student_and_baseline(place, chain):
@@ -168,9 +174,9 @@ def test_a_job_of_a_sweep_that_is_refused_is_listed_and_the_others_go_on(place):
 
 def test_a_sweep_over_the_weights_of_a_masked_lm_loss_compares_that_of_the_labels(place):
     small = ["task=sst2", "method=distilbert", "trainer.accelerator=cpu"]
-    done = train(place, "-m", "stage=general", "method.soft=0,5", small=small)
+    done = train(place, "-m", "stage=general", "method.soft=0,5", f"hydra.sweep.dir={place}/soft", small=small)
     assert done.returncode == 0, done.stderr
-    summary = table(place / "sweep" / "summary.csv")
+    summary = table(place / "soft" / "summary.csv")
     left = [json.loads(path.read_text()) for path in (place / "artifacts" / "demo").glob("distilbert-general*/metrics.json")]
     assert sorted(row["value"] for row in summary) == sorted(f"{metrics['val/student/mlm_loss']:.4f}" for metrics in left)
     written = table(next((place / "artifacts" / "demo").glob("distilbert-general*/table.csv")))
@@ -213,7 +219,7 @@ def test_several_seeds_share_the_teacher_and_end_in_mean_deviation_and_median(pl
     }
     assert sorted(new) == ["finetune", "tinybert", "tinybert-intermediate"]
     assert all(",seed=43-" in folder.name for folder in new.values())
-    (first,) = (path.parent for path in before if path.parent.name.startswith(new["tinybert"].name.partition(",seed")[0]))
+    (first,) = (folder for folder in map(Path, chain_folders(chain)) if folder.name.split(",")[0] == "tinybert")
     values = [json.loads((folder / "metrics.json").read_text())["val/student/accuracy"] for folder in (first, new["tinybert"])]
     row = table(first / "table.csv")[1]
     assert row["model"].split(",")[0] == "tinybert"

@@ -91,7 +91,7 @@ def _main(words: list[str], log: Path, environment: dict[str, str], before: Call
 def material(tmp_path_factory, make_encoder) -> Path:
     """A folder with a teacher, a corpus and a task; the words of a class tell it."""
     folder = tmp_path_factory.mktemp("material")
-    teacher = make_encoder(dropout=0.1)
+    teacher = make_encoder(dropout=0.1, positions=128)
     teacher.tokenizer.model_max_length = 128
     teacher.model.save_pretrained(folder / "teacher")
     teacher.tokenizer.save_pretrained(folder / "teacher")
