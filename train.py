@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -57,8 +58,15 @@ def main(cfg: DictConfig) -> float:
     return value
 
 
+def whole(word: str) -> str:
+    """A word of the command line in which the name of a file, commas and all, is one value for Hydra."""
+    name, _, value = word.partition("=")
+    return f'{name}="{value}"' if set(value) & set(",=") and Path(value).exists() else word
+
+
 if __name__ == "__main__":
     SIGNALS.install()
+    sys.argv[1:] = map(whole, sys.argv[1:])
     try:
         main()
     except MISTAKES as mistake:

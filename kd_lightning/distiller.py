@@ -158,8 +158,8 @@ class Distiller(L.LightningModule):
         updates = 0 if none else self.trainer.estimated_stepping_batches
         if not 1 <= updates < float("inf"):
             raise ValueError(
-                f"trainer.max_epochs={self.trainer.max_epochs} trainer.max_steps={self.trainer.max_steps}: with "
-                f"{self.trainer.num_training_batches} batches an epoch these are {updates} updates. Give 1 or more, and an end."
+                f"trainer.max_epochs={self.trainer.max_epochs} trainer.max_steps={self.trainer.max_steps}: these are "
+                f"{updates} updates. Give 1 or more, and an end."
             )
         updates = int(updates)
         scheduler = get_scheduler(self.schedule, optimizer, round(self.warmup * updates), updates)

@@ -431,5 +431,5 @@ def test_losses_on_an_accelerator_are_looked_at_now_and_then():
 @pytest.mark.parametrize("options", [{"max_epochs": 0}, {"max_epochs": -1}])
 def test_a_training_without_updates_or_without_an_end_is_refused(options, make_encoder, engine, fit, corpus_batch):
     distiller = MaskedLM(**engine(make_encoder(layers=1), None))
-    with pytest.raises(ValueError, match=r"trainer.max_epochs=.* these are (0|inf) updates. Give 1 or more, and an end"):
+    with pytest.raises(ValueError, match=r"trainer.max_epochs=.*: these are (0|inf) updates. Give 1 or more, and an end"):
         fit(distiller, [corpus_batch()], **options)

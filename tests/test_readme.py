@@ -17,7 +17,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 DEMO = BLOCKS[0].rpartition("&& .venv/bin/")[2].strip()
 TRAIN = [DEMO, *(line.partition("  #")[0].strip() for line in BLOCKS[2].splitlines())]
 AFTER = [line.partition("  #")[0].strip() for line in BLOCKS[3].splitlines()]
-TINY = ["trainer.max_steps=4", "trainer.accelerator=cpu", "data.max_sequences=64", "data.held_out=0.01"]
+TINY = ["trainer.max_steps=4", "trainer.accelerator=cpu", "data.max_sequences=128", "data.held_out=0.01"]
 
 
 def test_the_ci_script_runs_the_readmes_test_command():

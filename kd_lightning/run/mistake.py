@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -31,6 +31,8 @@ def sentence(error: BaseException) -> str:
         return unknown(f"{group}={name}", options, name)
     if named := re.search(r"Missing mandatory value: ([\w.]+)", text):
         return f"{named[1]}=... is wanted: nothing is given, and there is no default."
+    if isinstance(error, OverrideParseException):
+        return f"{text.splitlines()[0]}. A value with , = or blanks in it is quoted for Hydra: 'name=\"a,b\"'."
     return text.splitlines()[0] if isinstance(error, HydraException) and text else text
 
 

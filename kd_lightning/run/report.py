@@ -2,6 +2,7 @@
 
 import csv
 import statistics
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -67,7 +68,8 @@ def show_table(chain: Plan) -> float:
             }
         )
     table = filled(table)
-    write_csv(Path(cfg.artifact) / "table.csv", table)
+    with suppress(OSError):  # an artifact that can only be read has its table shown and no more
+        write_csv(Path(cfg.artifact) / "table.csv", table)
     machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32"
     console.print(cfg.artifact, highlight=False, soft_wrap=True)
     show(table, machine + (f"; ±: standard deviation over {len(own)} seeds" if len(own) > 1 else ""))
