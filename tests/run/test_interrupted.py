@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kd_lightning import distiller
 from kd_lightning.run import checkpoint, leftover, manifest, stage
 
 LAST = "a/*/*.run/checkpoints/last.ckpt"
@@ -298,6 +299,29 @@ def test_a_checkpoint_that_cannot_be_read_is_a_sentence_with_its_file(start, tmp
         assert refused.status == 1
         assert str(last) in refused.sentence
         assert "damaged" in refused.sentence
+
+
+def test_no_checkpoint_is_made_between_two_halves_of_an_update_or_before_a_validation(start, tmp_path):
+    """Lightning keeps no gradients, and a run that goes on from before a validation leaves it out."""
+
+    def before() -> None:
+        def told(owner, name: str, letter: str) -> None:
+            function = getattr(owner, name)
+
+            def tell(*arguments, **named):
+                with (tmp_path / "told").open("a") as file:
+                    file.write(letter)
+                return function(*arguments, **named)
+
+            setattr(owner, name, tell)
+
+        told(distiller.Distiller, "training_step", ".")
+        told(distiller.Distiller, "validation_step", "V")
+        told(checkpoint.Last, "_save", "S")
+
+    assert start(*OFTEN, "trainer.accumulate_grad_batches=3", "trainer.val_check_interval=8", before=before).wait().status == 0
+    events = (tmp_path / "told").read_text().lstrip("V").rstrip("V")  # of the epochs, without what surrounds them
+    assert events == 2 * "...S...S..VVS.S...S...S.VVS"  # two epochs of 16 batches, in each two validations of 2
 
 
 # Random states
