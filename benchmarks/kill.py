@@ -27,7 +27,7 @@ def material(folder: Path) -> list[str]:
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(5, 97))]
     tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}, model_max_length=128)
-    shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    shape = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
     BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=128, **shape)).save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
     chance = random.Random(0)

@@ -199,6 +199,12 @@ class Distiller(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("teacher.")}
+        ours, theirs = ({name: w.shape for name, w in state.items()} for state in (self.state_dict(), checkpoint["state_dict"]))
+        if different := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
+            raise ValueError(
+                f"The checkpoint is of another network or stage than this one: {different[0]} is missing in one of both or has "
+                "another shape. Give a checkpoint of this very stage."
+            )
         states, (rank, world) = checkpoint["random"], (self.trainer.global_rank, self.trainer.world_size)
         if len(states["cpu"]) != world:
             raise ValueError(

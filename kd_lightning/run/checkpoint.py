@@ -7,6 +7,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def whole(path: Path) -> bool:
 
 
 def newest(work: Path) -> Path | None:
-    """The newest checkpoint that is whole in the folder of a run, SLURM's included; None where there is none at all.
+    """The newest checkpoint that can be read in the folder of a run, SLURM's included; None where there is none at all.
 
     Raises ValueError where there are only damaged ones.
     """
@@ -42,7 +43,8 @@ def newest(work: Path) -> Path | None:
     kept = [file for file in work.glob("checkpoints/*.ckpt") if file.name != "best.ckpt"]
     kept.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
     for number, file in enumerate(kept):
-        if whole(file):
+        with suppress(ValueError):
+            read(file)
             if number:
                 print(f"{kept[0]} is damaged; this goes on from {file.name}, which is older.", flush=True)
             return file
@@ -74,6 +76,7 @@ class Whole(TorchCheckpointIO):
 
 
 def read(path: Path) -> dict[str, Any]:
+    """A checkpoint, without pickle. Raises ValueError for whatever is none."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True) if whole(path) else None
     except (pickle.UnpicklingError, *UNREADABLE):

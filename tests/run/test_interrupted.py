@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kd_lightning import distiller
 from kd_lightning.run import checkpoint, leftover, manifest, stage
 
 LAST = "a/*/*.run/checkpoints/last.ckpt"
@@ -86,9 +87,11 @@ def batches(folder: Path, name: str) -> int:
 # Signals
 
 
-@pytest.mark.parametrize(("number", "status", "last"), [(signal.SIGTERM, 143, "intermediate"), (signal.SIGINT, 130, "general")])
+@pytest.mark.parametrize(("number", "status", "last"), [(signal.SIGTERM, 143, "general"), (signal.SIGINT, 130, "intermediate")])
 def test_a_signal_leaves_a_checkpoint_a_sentence_and_its_status(start, undisturbed, tmp_path, number, status, last):
-    words = ("trainer.max_epochs=2",) if last == "general" else ("trainer.max_epochs=1", f"stage={last}")
+    words = ("trainer.max_epochs=1", f"stage={last}")
+    if last == "general":  # where the end of the batch is not the end of the update
+        words = ("trainer.max_epochs=2", "trainer.accumulate_grad_batches=4")
     stopped = start(*words, before=counted(tmp_path, "first")).until("first").send(number).wait()
     assert stopped.status == status
     goes_on = f"train.py: stopped by {signal.Signals(number).name}. This goes on where it stopped: python train.py "
@@ -102,6 +105,7 @@ def test_a_signal_leaves_a_checkpoint_a_sentence_and_its_status(start, undisturb
     assert equal(tmp_path / "a", undisturbed(*words))
     if last == "general":
         assert 0 < batches(tmp_path, "first") == 2 * EPOCH - batches(tmp_path, "second")
+        assert batches(tmp_path, "first") % 4 == 0
 
 
 def test_what_comes_after_a_stopped_command_does_not_run(material, tmp_path):
@@ -299,6 +303,36 @@ def test_a_checkpoint_that_cannot_be_read_is_a_sentence_with_its_file(start, tmp
         assert refused.status == 1
         assert str(last) in refused.sentence
         assert "damaged" in refused.sentence
+
+
+def test_no_checkpoint_is_made_between_two_halves_of_an_update_or_before_a_validation(start, tmp_path):
+    """Lightning keeps no gradients, and a run that goes on from before a validation leaves it out."""
+
+    def before() -> None:
+        def told(owner, name: str, letter: str) -> None:
+            function = getattr(owner, name)
+
+            def tell(*arguments, **named):
+                with (tmp_path / "told").open("a") as file:
+                    file.write(letter)
+                return function(*arguments, **named)
+
+            setattr(owner, name, tell)
+
+        told(distiller.Distiller, "training_step", ".")
+        told(distiller.Distiller, "validation_step", "V")
+        told(checkpoint.Last, "_save", "S")
+
+    assert start(*OFTEN, "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8", before=before).wait().status == 0
+    events = (tmp_path / "told").read_text().lstrip("V").rstrip("V")  # of the epochs, without what surrounds them
+    assert events == 4 * "..S..S..S..VVS"  # two epochs of 16 batches, in each two validations of 2
+
+
+def test_a_checkpoint_of_another_run_is_a_sentence(start, tmp_path):
+    start(*OFTEN).until(LAST).send(signal.SIGTERM).wait()
+    refused = start(*OFTEN, "student.hidden_size=8", f"ckpt_path='{one(tmp_path, LAST)}'").wait()
+    assert refused.status == 1
+    assert "another network or stage than this one" in refused.sentence
 
 
 # Random states
