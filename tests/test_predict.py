@@ -354,11 +354,11 @@ def test_ids_of_any_type_are_written(single, command, tmp_path):
     ("name", "content"),
     [
         ("a.CSV", b"sentence,n\nw7,1\n"),
-        ("a.tsv.gz", gzip.compress(b"sentence\tn\nw7\t1\n")),
+        ("a.tsv.gz", gzip.compress(b"sentence\tn\nw7\t1\n", mtime=0)),
         ("a.ndjson", b'{"sentence": "w7"}\n'),
         ("a.json", b'[\n {"sentence": "w7"}\n]\n'),
         ("a.TXT", b"\xef\xbb\xbfw7\n"),
-        ("a.txt.gz", gzip.compress(b"w7\n")),
+        ("a.txt.gz", gzip.compress(b"w7\n", mtime=0)),
         ("a", b"w7\n"),
         ("a.csv", b" sentence ,n\r\nw7,1\r\n"),
     ],
