@@ -36,7 +36,8 @@ def run_chain(cfg: DictConfig) -> float:
     from kd_lightning.run.stage import make, rehearse
 
     disable_progress_bar()  # of transformers' loading and saving, which takes no time
-    show_plan(chain)
+    if rank_zero_only.rank == 0:
+        show_plan(chain)
     coming = [run for run in chain.runs if not finished(run)]
     if len(coming) > 1:
         rehearse(coming)

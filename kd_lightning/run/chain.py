@@ -66,11 +66,13 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
     defaults = {chain.method.name: usual(chain) for chain, _ in wanted}
     refuse_added(own, defaults[own.method.name][0])
     runs: dict[str, DictConfig] = {}
+    setting = ""
     for number in range(own.seeds):
         for chain, stage in wanted:
-            for run in _runs(chain, *defaults[chain.method.name], named(chain, stage), own.seed + number):
+            made = _runs(chain, *defaults[chain.method.name], named(chain, stage), own.seed + number)
+            setting = setting or made[-1].setting  # of the named stage, which comes first
+            for run in made:
                 runs.setdefault(run.artifact, run)
-    setting = _settle(own, named(own, own.stage), own.seed)[named(own, own.stage)].setting
     missing = [run.artifact for run in runs.values() if run.setting != setting and not finished(run)]
     if own.prerequisites == "error" and missing:
         raise ValueError(

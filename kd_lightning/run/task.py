@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torchmetrics import Metric
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from kd_lightning.run.mistake import CONF
 
 
 def task(name: str, settings: Sequence[str] = ()) -> DictConfig:
