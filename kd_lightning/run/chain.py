@@ -8,7 +8,7 @@ again for each seed.
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.run import record
+from kd_lightning.run import record, start
 from kd_lightning.run.configuration import named, prepared, refuse_added, usual
 from kd_lightning.run.identity import ARTIFACT, Settings, digest, settings, without_seeds
 from kd_lightning.run.naming import differences, file_name
@@ -30,12 +30,14 @@ class Plan:
     person calls it, `identity` and `setting` (the same but for seeds) are digests, and `starts_from` says from which folders.
 
     setting: of the named stage. given: stage -> the path that stands for it. left_out: stages that are then not needed.
+    start: what the student starts from, and why, where nobody said it.
     """
 
     runs: list[DictConfig]
     setting: str
     given: dict[str, str]
     left_out: list[str]
+    start: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
         raise ValueError(f"prerequisites={cfg.prerequisites}: choose run or error.")
     if not isinstance(cfg.seeds, int) or cfg.seeds < 1:
         raise ValueError(f"seeds={cfg.seeds}: give how many seeds, 1 or more (the first one is seed={cfg.seed}).")
+    start.check(cfg)
     own = prepared(cfg)
     given, left_out = _given(own, named(own, own.stage))
     wanted = [(own, stage) for stage in (own.stage, *(["baseline"] if own.baseline else []))]
@@ -79,7 +82,14 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
             f"earlier stages are missing: {', '.join(missing)}. Run them first, or set prerequisites=run, or say where they "
             "are with stages.<stage>.path=<folder>, e.g. teacher.path=<folder>."
         )
-    return Plan(list(runs.values()), setting, given, left_out)
+    return Plan(list(runs.values()), setting, given, left_out, _start(cfg, runs.values()))
+
+
+def _start(cfg: DictConfig, runs: Iterable[DictConfig]) -> str:
+    """What `auto` has chosen, where a stage begins with it."""
+    word, why = start.chosen(cfg) if "starts" in cfg else ("", "")
+    begins = {tuple(kind["starts_from"]) for kind in cfg.starts[word].values()} if why else set()
+    return f"{word} ({why})" if any(tuple(run.starts_from) in begins for run in runs) else ""
 
 
 def finished(run: DictConfig) -> bool:
@@ -147,7 +157,8 @@ def _runs(cfg: DictConfig, default: DictConfig, demanded: bool, target: str, see
     for name, made in settled.items():
         base = Path(cfg.artifacts, cfg.scale.name, made.stage["artifact"])
         words[name] = {k: v for who in made.stage["starts_from"] for k, v in words.get(who, {}).items()}
-        words[name] |= differences(made.flat, plainly[name].flat if name in plainly else {})
+        usually = plainly[name] if name in plainly else _settle(default, name, default.seed)[name]
+        words[name] |= differences(made.flat, usually.flat)
         readable = (
             file_name(cfg.name) if cfg.name is not None and name == target else ",".join([base.name, *words[name].values()])
         )

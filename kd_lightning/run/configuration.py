@@ -8,6 +8,7 @@ from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kd_lightning.run import start
 from kd_lightning.run.mistake import unknown
 
 SAID = ("trainer", "optim", "data")  # what is said of these at the root is said of every stage
@@ -18,6 +19,8 @@ def prepared(cfg: DictConfig) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     if OmegaConf.is_config(cfg.teacher.pretrained):
         cfg.teacher.pretrained = str(instantiate(cfg.teacher.pretrained))
+    if "starts" in cfg:
+        cfg.start, _ = start.chosen(cfg)
     names = list(cfg.stages)
     if strays := [name for name in names if "distiller" not in cfg.stages[name]]:
         raise ValueError(
@@ -50,6 +53,7 @@ def usual(cfg: DictConfig) -> tuple[DictConfig, bool]:
     demanded = [key for word in default if word not in SAID for key in _missing(default, word)]
     for key in demanded:
         OmegaConf.update(default, key, OmegaConf.select(cfg, key))
+    default.glue = cfg.glue  # where they lie is no setting
     return prepared(default), bool(demanded)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from kd_lightning.run import manifest, record
 
-PARTS = ("seed", "networks", "distiller", "data", "optim", "trainer", "callback", "metric", "keep", "export_dtype")
+PARTS = ("seed", "start", "networks", "distiller", "data", "optim", "trainer", "callback", "metric", "keep", "export_dtype")
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "cache", "workers", "progress")
 MODELS, DATA = ("path",), ("source", "file", "files", "vectors", "hub")  # settings that name something outside
 SEEDS = ("seed", "random_seed")
@@ -29,7 +29,7 @@ Settings = dict[str, Any]
 
 def settings(stage: dict[str, Any]) -> Settings:
     """What a stage's training reads, flat: "optim.lr" -> 3e-5. stage: resolved. What lies outside is there by its content."""
-    return dict(leaf for part in PARTS for leaf in _leaves(part, stage[part]))
+    return dict(leaf for part in PARTS if part in stage for leaf in _leaves(part, stage[part]))
 
 
 def digest(flat: Settings) -> str:

@@ -20,6 +20,9 @@ console = Console(markup=False, width=None if Console().is_terminal else 110)
 def show_plan(chain: Plan) -> None:
     """Which stages come, from where, and what stands for or needs none."""
     lines = [f"-. {stage}: {path} (given)" for stage, path in chain.given.items()]
+    if chain.start:
+        other = "teacher" if chain.start.startswith("corpus") else "corpus"
+        lines.append(f"-. start={chain.start}; start={other} is the other way")
     lines += [f"-. {stage}: left out, nothing starts from it" for stage in chain.left_out]
     for number, run in enumerate(chain.runs, start=1):
         state = "there already" if finished(run) else "to do"

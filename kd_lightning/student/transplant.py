@@ -50,6 +50,17 @@ def smaller(teacher: Encoder, *, path: str | Path | None, copy_layers: str | Seq
     return student
 
 
+def layers_of(teacher: Encoder, *, num_hidden_layers: int, copy_layers: str | Sequence[int] | None) -> Encoder:
+    """A network of the teacher's kind, width and head, with fewer layers: some of the teacher's own (DistilBERT, section 3, but
+    of a teacher that knows the task). copy_layers: which ones (1..N), a name or a list; None is uniform.
+    """
+    chosen = resolve_copy(copy_layers or "uniform", num_hidden_layers, teacher.spec.layers)
+    config = _resized(teacher.model.config, chosen, {"num_hidden_layers": num_hidden_layers})
+    student = Encoder(type(teacher.model)(config), teacher.tokenizer, teacher.spec.trained_head)
+    _copy_all(student, teacher, chosen)
+    return student
+
+
 def _resized(config: PreTrainedConfig, layers: Sequence[int], shape: Mapping[str, int]) -> PreTrainedConfig:
     """config with other sizes. What it lists layer by layer is that of these layers of its own (1..N)."""
     fields = config.to_dict() | {own_name(config, name): value for name, value in shape.items()}
