@@ -157,13 +157,13 @@ def _runs(cfg: DictConfig, default: DictConfig, demanded: bool, target: str, see
     for name, made in settled.items():
         base = Path(cfg.artifacts, cfg.scale.name, made.stage["artifact"])
         words[name] = {k: v for who in made.stage["starts_from"] for k, v in words.get(who, {}).items()}
-        usually = plainly[name] if name in plainly else _settle(default, name, default.seed)[name]
+        usually = plainly.get(name) or _settle(default, name, default.seed)[name]
         words[name] |= differences(made.flat, usually.flat)
         readable = (
             file_name(cfg.name) if cfg.name is not None and name == target else ",".join([base.name, *words[name].values()])
         )
         plain = base.with_name(readable)
-        same = name in plainly and plainly[name].identity == made.identity and not demanded
+        same = usually.identity == made.identity and not demanded
         if not (same and _identity(plain) in (None, made.identity)):
             told = "" if made.stage["seed"] == default.seed else f",seed={made.stage['seed']}"
             plain = plain.with_name(f"{readable}{told}-{made.identity[:6]}")

@@ -199,6 +199,53 @@ def test_a_path_that_nothing_starts_from_is_refused():
         chain("stage=general", "stages.general.path=x")
 
 
+def test_a_student_of_the_teachers_layers_needs_no_general_stage_and_its_baseline_has_the_same_start():
+    runs = by_stage("start=teacher", "baseline=true")
+    assert list(runs) == ["teacher", "intermediate", "prediction", "baseline"]
+    teacher, student = runs["teacher"].artifact, runs["intermediate"].networks.student
+    assert (student._target_, student.num_hidden_layers) == ("kd_lightning.student.transplant.layers_of", 2)
+    assert runs["baseline"].networks.student == student
+    assert runs["baseline"].networks.teacher.path == runs["intermediate"].networks.teacher.path == teacher
+    assert Path(runs["prediction"].artifact).name.startswith("tinybert,start=teacher-")
+    for method in ("distilbert", "finetune"):
+        assert list(by_stage(f"method={method}", "start=teacher")) == ["teacher", "task"]
+
+
+def test_where_nobody_says_it_the_corpus_decides_what_a_student_starts_from_and_the_plan_says_why(tmp_path, make_encoder):
+    """The papers' way needs a student of no task, or 100 MB of text, or a data set of the hub."""
+    laptop = ("scale=laptop", "glue=nowhere", f"teacher.pretrained={saved(make_encoder(), tmp_path / 'model')}")
+    text, long = tmp_path / "a.txt", tmp_path / "b.txt"
+    text.write_text("a tensor")
+    with long.open("w") as file:
+        file.truncate(100_000_000)
+    few = {"teacher", "intermediate", "prediction"}
+    for said, stages, why in [
+        ([], few, "teacher (no corpus is named for a general stage)"),
+        ([f"corpus=[{text}]"], few, "teacher (the corpus has 0.0 MB of 100 that make a general stage worth it)"),
+        ([f"corpus=[{text},{long}]"], {*few, "general"}, "corpus (the corpus has 100.0 MB of 100 "),
+        (["corpus=[owner/name]"], {*few, "general"}, "corpus (the corpus is a data set of the hub)"),
+        ([f"student.path={tmp_path}/model"], few, "corpus (student.path names the student of a general stage)"),
+        (["start=corpus", f"corpus=[{text}]"], {*few, "general"}, ""),
+        (["start=teacher", f"corpus=[{long}]"], few, ""),
+        (["stage=general", f"corpus=[{text}]"], {"general"}, ""),
+    ]:
+        found = chain(*laptop, *said)
+        assert {run.stage for run in found.runs} == stages, said
+        assert found.start.startswith(why), said
+        assert bool(found.start) == bool(why), said
+
+
+def test_at_the_papers_scale_and_with_the_embedded_corpus_a_student_starts_from_a_general_stage():
+    assert "general" in by_stage()
+    assert "general" in by_stage("scale=base", "task=docs_topic", "corpus=[docs]", "teacher.pretrained=nowhere")
+
+
+@pytest.mark.parametrize("method", ["bilstm", "mobilebert", "adabert"])
+def test_a_start_that_a_method_does_not_have_is_refused(method):
+    with pytest.raises(ValueError, match=rf"start=teacher: method={method} has no such start. Choose auto or corpus."):
+        chain(f"method={method}", "start=teacher")
+
+
 def test_a_teacher_that_is_given_serves_the_methods_that_are_compared_too(tmp_path, make_encoder):
     folder = saved(make_encoder(labels=("a", "b")), tmp_path / "model")
     runs = chain(f"teacher.path={folder}", "compare=[{method: bilstm, stage: task}]").runs

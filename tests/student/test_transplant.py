@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from kd_lightning.encoder import Encoder
-from kd_lightning.student.transplant import distilbert, smaller
+from kd_lightning.student.transplant import distilbert, layers_of, smaller
 from kd_lightning.views import Needs
 
 PLAIN = {"copy_head": True, "fold_token_type": False, "freeze_position_embeddings": False}
@@ -331,3 +331,28 @@ def test_a_smaller_student_starts_at_random_and_leaves_the_teachers_configuratio
 def test_an_impossible_smaller_student_is_refused_in_a_sentence(shape, layers, words, make_encoder):
     with pytest.raises(ValueError, match=words):
         smaller(make_encoder(layers=4), path=None, copy_layers=layers, **shape)
+
+
+@pytest.mark.parametrize(("kind", "blocks"), [("bert", "bert.encoder.layer"), ("roberta", "roberta.encoder.layer")])
+def test_a_student_of_some_layers_of_a_classifier_is_that_classifier_without_the_others(kind, blocks, make_encoder, task_batch):
+    """The reference drops the other blocks from the teacher itself; body, embeddings and head are its own."""
+    batch = task_batch()
+    teacher = make_encoder(kind=kind, layers=4, labels=("no", "yes", "perhaps")).eval()
+    student = layers_of(teacher, num_hidden_layers=2, copy_layers=[1, 4]).eval()
+    rows, needs = torch.arange(len(batch["input_ids"])), Needs(logits=True)
+    ours = student(batch, needs).logits(rows)
+    kept = teacher.model.get_submodule(blocks)
+    teacher.model.set_submodule(blocks, torch.nn.ModuleList([kept[0], kept[3]]))
+    inputs = {name: tokens for name, tokens in batch.items() if name != "labels"}
+    assert_close(ours, teacher.model(**inputs).logits, atol=1e-6, rtol=1e-6)
+    assert student.spec.labels == ("no", "yes", "perhaps")
+    assert student.spec.trained_head
+
+
+def test_layers_are_uniform_where_none_are_named_and_a_teacher_without_so_many_is_refused(make_encoder):
+    teacher = make_encoder(layers=4, labels=("no", "yes"))
+    student = layers_of(teacher, num_hidden_layers=2, copy_layers=None)
+    pairs = zip(student.blocks, (teacher.blocks[1], teacher.blocks[3]), strict=True)
+    assert all(torch.equal(a, b) for ours, theirs in pairs for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    with pytest.raises(ValueError, match="5"):
+        layers_of(teacher, num_hidden_layers=5, copy_layers=None)
