@@ -1,90 +1,11 @@
-"""The command line in processes of its own, started fast: forked from one that has imported everything."""
+"""A tiny chain on the command line, in processes that can be stopped."""
 
-import multiprocessing
-import os
 import random
-import runpy
-import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import datasets  # noqa: F401  here, and not in every child
 import pytest
-import torchmetrics.classification  # noqa: F401
-import transformers.models.bert.modeling_bert  # noqa: F401
-import wandb  # noqa: F401
-from lightning.pytorch.utilities import rank_zero_only
-
-import kd_lightning.data.corpus
-import kd_lightning.method.tinybert
-import kd_lightning.run.report
-import kd_lightning.run.stage
-import kd_lightning.student.transplant  # noqa: F401
-
-ROOT = Path(__file__).parents[2]
-
-
-class Started:
-    """A process that runs `python train.py ...`."""
-
-    def __init__(self, words: list[str], log: Path, environment: dict[str, str], before: Callable[[], None]) -> None:
-        self.log = log
-        self.process = multiprocessing.get_context("fork").Process(target=_main, args=(words, log, environment, before))
-        self.process.start()
-
-    def wait(self, seconds: float = 60) -> "Started":
-        self.process.join(seconds)
-        assert self.process.exitcode is not None, f"it still runs: {self.said}"
-        return self
-
-    def until(self, pattern: str, seconds: float = 30) -> "Started":
-        """Wait for a file in the test's folder."""
-        end = time.monotonic() + seconds
-        while not any(self.log.parent.glob(pattern)):
-            assert self.process.is_alive(), self.said
-            assert time.monotonic() < end, self.said
-            time.sleep(0.002)
-        return self
-
-    def send(self, number: int) -> "Started":
-        os.kill(self.process.pid, number)
-        return self
-
-    def __repr__(self) -> str:
-        return self.said[-3000:]
-
-    @property
-    def status(self) -> int:
-        """As a shell shows it."""
-        code = self.process.exitcode
-        return code if code >= 0 else 128 - code
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
-
-    @property
-    def sentence(self) -> str:
-        """What train.py ended with."""
-        assert "Traceback" not in self.said, self.said
-        (line,) = (line for line in self.said.splitlines() if line.startswith("train.py: "))
-        return line
-
-
-def _main(words: list[str], log: Path, environment: dict[str, str], before: Callable[[], None]) -> None:
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
-    os.chdir(ROOT)
-    os.environ.update(environment)
-    sys.argv = ["train.py", *words]
-    rank_zero_only.rank = int(os.environ.get("RANK", 0))  # which Lightning has read when it was imported
-    warnings.resetwarnings()
-    before()
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+from forked import Started, nothing
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +31,7 @@ def start(material, tmp_path) -> Iterator[Callable[..., Started]]:
     """Start `train.py`: a TinyBERT of 16 wide. Everything it leaves lies in the test's folder, as `a`, `c` and `r`."""
     begun: list[Started] = []
 
-    def make(*words: str, environment: dict[str, str] | None = None, before: Callable[[], None] = lambda: None) -> Started:
+    def make(*words: str, environment: dict[str, str] | None = None, before: Callable[[], None] = nothing) -> Started:
         given = {
             "method": "tinybert",
             "stage": "general",
@@ -130,7 +51,7 @@ def start(material, tmp_path) -> Iterator[Callable[..., Started]]:
         }
         said = [word.split("=")[0].lstrip("+~") for word in words]
         usual = [f"{name}={value}" for name, value in given.items() if name not in said]
-        begun.append(Started([*words, *usual], tmp_path / f"log{len(begun)}", environment or {}, before))
+        begun.append(Started(["train.py", *words, *usual], tmp_path / f"log{len(begun)}", environment or {}, before))
         return begun[-1]
 
     yield make
