@@ -32,15 +32,20 @@ def run_chain(cfg: DictConfig) -> float:
     from lightning.pytorch.utilities import rank_zero_only
     from transformers.utils.logging import disable_progress_bar
 
-    from kd_lightning.run.report import show_plan, show_table
-    from kd_lightning.run.stage import make, rehearse
+    from kd_lightning.run.rehearsal import rehearse
+    from kd_lightning.run.report import show_estimates, show_plan, show_table
+    from kd_lightning.run.stage import make
 
     disable_progress_bar()  # of transformers' loading and saving, which takes no time
     if rank_zero_only.rank == 0:
         show_plan(chain)
     coming = [run for run in chain.runs if not finished(run)]
-    if len(coming) > 1:
-        rehearse(coming)
+    if coming:
+        found = rehearse(coming)
+        if rank_zero_only.rank == 0:
+            show_estimates(coming, found)
+    if cfg.dry_run:
+        return math.nan
     for run in chain.runs:
         make(run, f"python train.py {shlex.join(overrides)}".strip())
     return show_table(chain) if rank_zero_only.rank == 0 else math.nan

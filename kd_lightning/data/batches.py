@@ -31,6 +31,15 @@ def by_length(lengths: np.ndarray, order: np.ndarray, batch_size: int, step: int
     return batches + [np.array(left[i : i + batch_size]) for i in range(0, len(left), batch_size)]
 
 
+def spread(lengths: np.ndarray, count: int) -> np.ndarray:
+    """The numbers of so many rows at the most, in order: a quarter of them the longest, the others from all over."""
+    if len(lengths) <= count:
+        return np.arange(len(lengths))
+    longest = np.argsort(lengths, kind="stable")[-(count // 4) :]
+    others = np.setdiff1d(np.arange(len(lengths)), longest)
+    return np.sort(np.concatenate([longest, others[np.linspace(0, len(others) - 1, count - len(longest)).astype(int)]]))
+
+
 class Batches(Dataset):
     """Batch i of an epoch, collated with a generator of its own.
 

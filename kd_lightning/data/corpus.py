@@ -1,5 +1,6 @@
 """Running text for masked language modelling and general distillation."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from kd_lightning.data.batches import loader, training_batches, validation_batches
+from kd_lightning.data.batches import loader, spread, training_batches, validation_batches
 from kd_lightning.data.files import stamp
 from kd_lightning.data.long_text import token_ids
 from kd_lightning.data.masking import Masking
@@ -151,6 +152,19 @@ class Corpus(L.LightningDataModule):
     def evaluations(self) -> dict[str, DataLoader]:
         """A corpus has nothing to measure on but its held-out sequences."""
         return {}
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Sequences and tokens that an epoch trains on (train), that are held out (val), and all (all)."""
+        parts = {"train": self.train_rows, "val": self.val_rows, "all": np.arange(len(self.lengths))}
+        return {part: (len(rows), int(self.lengths[rows].sum())) for part, rows in parts.items()}
+
+    def sample(self, count: int) -> "Corpus":
+        """This corpus with so many sequences on each side, from all over it and the longest among them. After setup."""
+        other = copy.copy(self)
+        other.train_rows, other.val_rows = (
+            rows[spread(self.lengths[rows], count)] for rows in (self.train_rows, self.val_rows)
+        )
+        return other
 
     def _loader(self, plan, rows: np.ndarray, **more) -> DataLoader:
         def collate(chosen: np.ndarray, generator: torch.Generator) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from kd_lightning.data.batches import loader, training_batches, validation_batches
+from kd_lightning.data.batches import loader, spread, training_batches, validation_batches
 from kd_lightning.data.tokens import TOKENS, encode, pad
 
 
@@ -125,6 +125,22 @@ class LabelledText(L.LightningDataModule):
         """All rows of all splits once, in batches, and their tokens in the order of `index`."""
         rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")[:]
         return self._loader(list(self.splits), validation_batches), rows.select([n for n in TOKENS if n in rows.column_names])
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Rows and tokens that an epoch trains on (train), that are validated on (val), and of all splits (all)."""
+        counts = {name: (len(rows), sum(rows["length"])) for name, rows in self.splits.items()}
+        parts = {"train": ("train", "unlabelled"), "val": ("validation",), "all": counts}
+        found = {part: [counts[name] for name in names if name in counts] for part, names in parts.items()}
+        return {part: (sum(rows for rows, _ in of), sum(tokens for _, tokens in of)) for part, of in found.items()}
+
+    def sample(self, count: int) -> "LabelledText":
+        """These data with so many rows of each split, from all over it and the longest among them. After prepare_data."""
+        other = copy.copy(self)
+        other.splits = {name: rows.select(spread(np.asarray(rows["length"]), count)) for name, rows in self.splits.items()}
+        other.rows = {
+            name: rows.select(spread(np.asarray(self.splits[name]["length"]), count)) for name, rows in self.rows.items()
+        }
+        return other
 
     def _loader(self, names: list[str], plan, **more) -> DataLoader:
         numbers = self.numbers()

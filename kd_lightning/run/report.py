@@ -2,15 +2,18 @@
 
 import csv
 import statistics
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from kd_lightning.run.artifact import latency, load, megaflops, parameters
 from kd_lightning.run.chain import Plan, finished
+from kd_lightning.run.rehearsal import SHORT, Estimate
 from kd_lightning.run.results import Result, collect, differences, mean_and_deviation
 from kd_lightning.run.shown import csv_cell, printable
 
@@ -29,6 +32,27 @@ def show_plan(chain: Plan) -> None:
         lines.append(f"{number}. {run.method} {run.stage}: {run.artifact} ({state})")
     for line in lines:
         console.print(printable(line), highlight=False, soft_wrap=True)
+
+
+def show_estimates(coming: list[DictConfig], found: dict[str, Estimate]) -> None:
+    """How long the stages to come will take on this machine, and how much memory."""
+    runs = Counter(run.setting for run in coming)  # one for each seed
+    rows, seconds = [], 0.0
+    for run in {run.setting: run for run in reversed(coming)}.values():
+        expected, times = found[run.setting], runs[run.setting]
+        seconds += times * (expected.seconds or 0.0)
+        rows.append(
+            {
+                "stage": f"{run.method} {run.stage}" + (f" x {times}" if times > 1 else ""),
+                "rows": f"{expected.rows:,}",
+                "tokens": f"{expected.tokens:,}",
+                "updates": f"{expected.updates:,}",
+                "minutes": figure(expected.seconds and times * expected.seconds / 60, ".1f"),
+                "GB": figure(expected.megabytes and expected.megabytes / 1e3, ".1f"),
+            }
+        )
+    about = f"About {seconds / 60:.1f} minutes in all, measured on a few steps (not those of {SHORT} updates or fewer)"
+    show(filled(rows[::-1]), f"{about}; rows and tokens of an epoch" if seconds else "rows and tokens of an epoch")
 
 
 def show_table(chain: Plan) -> float:

@@ -19,11 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from kd_lightning.distiller import check_precision
 from kd_lightning.keep import lock, writing
 from kd_lightning.run import manifest
-from kd_lightning.run.artifact import export, measure, predict, record, save
-from kd_lightning.run.chain import finished, replaced
+from kd_lightning.run.artifact import measure, predict, record, save
+from kd_lightning.run.chain import finished
 from kd_lightning.run.checkpoint import Last, Whole, newest, read
 from kd_lightning.run.interrupt import REQUEUED
-from kd_lightning.run.leftover import BEGUN, remains, scratch, set_aside, tidy
+from kd_lightning.run.leftover import BEGUN, remains, set_aside, tidy
 from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -38,6 +38,13 @@ MEANT = (
     r"You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable",
     r".*LeafSpec.* is deprecated",
 )
+
+
+def quiet() -> None:
+    """Nothing is said of what is meant."""
+    for message in MEANT:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def native_precision() -> str:
@@ -64,18 +71,6 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     optimizer = partial(optim.pop("optimizer"), **optim)  # what is left are its own settings
     distiller = instantiate(cfg.distiller, student=student, teacher=teacher, optimizer=optimizer, **engine, _convert_="all")
     return distiller, instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
-
-
-def rehearse(runs: list[DictConfig]) -> None:
-    """Build the stages of a chain untrained, each from what the earlier ones built, so that what does not fit in the last is
-    said before the first trains. One seed speaks for all."""
-    first = {run.setting: run for run in reversed(runs)}
-    built: dict[str, str] = {}
-    with scratch(Path(runs[-1].artifact).parent) as folder:
-        for run in (run for run in runs if run is first[run.setting]):
-            cfg = OmegaConf.create(replaced(OmegaConf.to_container(run), built))
-            built[run.artifact] = f"{folder}/{len(built)}"
-            export(build(cfg)[0], Path(built[run.artifact]), torch.float32)
 
 
 def make(cfg: DictConfig, command: str) -> None:
@@ -118,9 +113,7 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
     """
     work = Path(f"{cfg.artifact}.run")
     resume = _checkpoint("last" if cfg.ckpt_path is None and int(os.environ.get(REQUEUED, 0)) else cfg.ckpt_path, work)
-    for message in MEANT:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    quiet()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller, data = build(cfg)
     record(cfg, command, distiller.student.spec.labels)  # what cannot be said of the artifact is refused now
@@ -156,7 +149,7 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
             "that each goes through the whole chain."
         )
     if isinstance(distiller.teacher, StoredTeacher):
-        _store(cfg, distiller, data, trainer)
+        store(cfg, distiller, data, trainer)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
     if monitor and Path(best.best_model_path).is_file():
@@ -171,7 +164,7 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
     trainer.strategy.barrier()
 
 
-def _store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:
+def store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:
     """Let the teacher answer for every row, in its own tokens."""
     stored, needs = distiller.teacher, distiller.teacher_needs | Needs(logits=True)
     if trainer.world_size > 1:
