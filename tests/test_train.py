@@ -255,7 +255,7 @@ def test_several_seeds_share_the_teacher_and_end_in_mean_deviation_and_median(pl
             "there is no such setting. Did you mean stages.general.optim.lr",
         ),
         (["stage=general", "teacher.path=here"], "teacher.path=here: what runs is general, and none of them starts from it"),
-        (["compare=[{method: bilstm, stage: task, seed: 1}]"], "an entry names a method and a stage and nothing else"),
+        (["compare=[{method: bilstm, stage: task, seed: 1}]"], "an entry names a method and a stage, and overrides"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(place, tmp_path, overrides, sentence):

@@ -62,10 +62,13 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
     wanted = [(own, stage) for stage in (own.stage, *(["baseline"] if own.baseline else []))]
     kept = [override for override in overrides if _speaks_of(override) not in OF_A_METHOD]
     for choice in own.compare:
-        if set(choice) != {"method", "stage"}:
-            raise ValueError(f"compare: {dict(choice)} is given; an entry names a method and a stage and nothing else.")
-        same = choice.method == own.method.name
-        wanted.append((own if same else prepared(compose("train", [f"method={choice.method}", *kept])), choice.stage))
+        if not {"method", "stage"} <= set(choice) <= {"method", "stage", "overrides"}:
+            raise ValueError(
+                f"compare: {dict(choice)} is given; an entry names a method and a stage, and overrides=[...] for it alone."
+            )
+        said = list(choice.get("overrides", ()))
+        same = choice.method == own.method.name and not said
+        wanted.append((own if same else prepared(compose("train", [f"method={choice.method}", *kept, *said])), choice.stage))
     defaults = {chain.method.name: usual(chain) for chain, _ in wanted}
     refuse_added(own, defaults[own.method.name][0])
     runs: dict[str, DictConfig] = {}

@@ -253,9 +253,27 @@ def test_a_teacher_that_is_given_serves_the_methods_that_are_compared_too(tmp_pa
     assert runs[-1].networks.teacher.path == folder
 
 
-def test_an_entry_of_compare_names_a_method_and_a_stage_and_nothing_else():
-    with pytest.raises(ValueError, match=r"compare: .*'lr': 1.* an entry names a method and a stage and nothing else"):
+def test_an_entry_of_compare_names_a_method_and_a_stage_and_overrides_of_its_own():
+    with pytest.raises(ValueError, match=r"compare: .*'lr': 1.* an entry names a method and a stage, and overrides"):
         chain("compare=[{method: bilstm, stage: task, lr: 1}]")
+    runs = chain("method=cnn", 'compare=[{method: cnn, stage: task, overrides: ["stages.task.optim.lr=1"]}]').runs
+    assert [(run.stage, run.optim.lr) for run in runs] == [("teacher", 2e-4), ("task", 1e-3), ("task", 1)]
+
+
+def test_the_palette_is_taught_by_one_teacher():
+    runs = chain("experiment=which_student", "task=sst2", f"glue={CONF}").runs
+    assert [(run.method, run.stage) for run in runs] == [
+        ("finetune", "teacher"),
+        ("distilbert", "task"),
+        ("distilbert", "task"),
+        ("tinybert", "intermediate"),
+        ("tinybert", "prediction"),
+        ("bilstm", "task"),
+        ("cnn", "task"),
+        ("bow", "task"),
+    ]
+    assert [run.networks.student.get("num_hidden_layers") for run in runs[1:3]] == [2, 1]
+    assert {run.networks.teacher.path for run in runs[1:]} == {runs[0].artifact}
 
 
 def test_what_is_said_of_a_method_is_said_of_no_other_that_is_compared():
