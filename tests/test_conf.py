@@ -178,24 +178,28 @@ def test_mobileberts_strategies_differ_in_their_stages_and_share_one_teacher(str
     assert [run.stage for run in runs if "progressive" in run.callback] == [strategy] * (strategy == "progressive")
 
 
-def test_an_experiment_says_stage_by_stage_what_it_changes():
-    runs = _runs("experiment=small_task", "baseline=true")
-    assert {run.stage: run.trainer.max_epochs for run in runs} == {
-        "teacher": 5,
-        "general": 1,
-        "intermediate": 10,
-        "prediction": 5,
-        "baseline_general": 1,
-        "baseline": 5,
-    }
-    runs = _runs("experiment=small_task", "stages.teacher.trainer.max_epochs=4")
-    assert [run.trainer.max_epochs for run in runs] == [4, 1, 10, 5]
+@pytest.mark.parametrize("scale", ["demo", "laptop"])
+@pytest.mark.parametrize("method", ["tinybert", "distilbert", "finetune", "mobilebert"])
+def test_stages_on_a_task_are_as_long_as_their_rows_ask_for_and_a_person_may_say_otherwise(method, scale):
+    words = (f"method={method}", "stage=task", f"scale={scale}", "task=docs_topic", *(NAMED if scale == "laptop" else ()))
+    runs = [run for run in _runs(*words) if run.task is not None]
+    assert runs
+    for run in runs:
+        assert (run.trainer.max_epochs, run.trainer.max_steps) == (-1, -1), run.stage
+        assert 0 < run.callback.budget.least < run.callback.budget.most, run.stage
+    said = _runs(*words, "stages.teacher.trainer.max_epochs=4")
+    assert [run.trainer.max_epochs for run in said if run.stage == "teacher"] == [4]
 
 
-def test_a_small_task_leaves_the_low_resource_students_their_updates_and_lets_a_search_cool_over_its_own_epochs():
-    small = _runs("experiment=small_task", "method=bow", "stage=baseline")[-1].trainer
+def test_the_papers_epochs_are_their_own():
+    runs = _runs("method=tinybert", "scale=base", "task=docs_topic", *NAMED)
+    assert [run.trainer.max_epochs for run in runs] == [3, 3, 20, 3]
+
+
+def test_low_resource_students_have_as_many_updates_whatever_the_rows_and_a_small_search_cools_over_its_own_epochs():
+    small = _runs("method=bow", "stage=baseline")[-1].trainer
     assert (small.max_epochs, small.max_steps, small.val_check_interval, small.check_val_every_n_epoch) == (-1, 6000, 200, None)
-    searched, found = _runs("experiment=small_task", "method=adabert", "scale=laptop", "task=docs_topic", *NAMED)[-2:]
+    searched, found = _runs("experiment=small_task", "scale=laptop", "task=docs_topic", *NAMED)[-2:]
     assert (searched.trainer.max_epochs, found.trainer.max_epochs) == (40, 30)
     assert searched.callback.anneal.schedule.epochs == 40
     assert searched.networks.answers.epochs == found.networks.answers.epochs == 40

@@ -30,7 +30,5 @@ def answer(candidates: list[Candidate], budget: float) -> list[str]:
         said = f"The best under {budget:g} ms is {best.name}: {best.score:.4f} in {best.ms:.2f} ms."
     else:
         fastest = min(candidates, key=lambda c: c.ms)
-        said = (
-            f"None takes less than {budget:g} ms; the fastest, {fastest.name}, takes {fastest.ms:.2f} ms ({fastest.score:.4f})."
-        )
+        said = f"None is under {budget:g} ms; the fastest, {fastest.name}, takes {fastest.ms:.2f} ms ({fastest.score:.4f})."
     return [f"None is beaten in both score and time: {named}.", said]
