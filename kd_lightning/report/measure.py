@@ -108,4 +108,3 @@ def importance(sweep: Sweep) -> dict[str, float]:
         for name, numeric in found.items()
         if numeric and len(set(numeric)) > 1
     }
-

@@ -101,7 +101,7 @@ def confusion(title: str, counts: Tensor, labels: list[str]) -> str:
     side = min(7.0, 2.6 + 0.4 * size)
     with _drawn(title, side, side) as (axes, result):
         shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+        axes.imshow(shares.numpy(), cmap="cividis", vmin=0, vmax=1)
         axes.grid(False)
         names = [short(label, 18) for label in labels]
         axes.set_xticks(range(size), names, rotation=90 if size > 3 else 0)
