@@ -84,7 +84,8 @@ def pareto(points: list[tuple[str, float, float]], cost: str, score: str) -> str
             on_front = place in best
             axes.scatter(x, y, s=45, color=BLUE if on_front else ORANGE, marker="o" if on_front else "X", zorder=2)
         middle = sum(axes.get_xlim()) / 2
-        for name, x, y in points:
+        named = points if len(points) <= 6 else [points[place] for place in best]  # more would overlap; the table has all
+        for name, x, y in named:
             left = x > middle
             axes.annotate(
                 short(name), (x, y), xytext=(-7 if left else 7, 6), textcoords="offset points", ha="right" if left else "left"

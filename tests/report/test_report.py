@@ -124,7 +124,7 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_pairs():
 
 
 def test_the_front_holds_what_nothing_beats():
-    assert measure.front([(1, 0.5), (2, 0.7), (3, 0.6), (2, 0.6)]) == [0, 1]
+    assert measure.front([(1, 0.5), (2, 0.7), (3, 0.6), (3, 0.7)]) == [0, 1]
 
 
 def test_a_folder_without_anything_is_said_in_a_sentence(tmp_path, monkeypatch):
