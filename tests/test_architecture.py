@@ -92,12 +92,15 @@ def test_teachers_know_the_core_and_the_cache(name):
     assert all(module in CORE or module == "keep" or module.startswith("teacher/") for module in ours(name))
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("run/", "demo_teacher/")) and "/" in name])
+COMMANDS = ("run/", "report/", "demo_teacher/")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(COMMANDS) and "/" in name])
 def test_nothing_but_commands_and_run_imports_run(name):
     assert not {module for module in ours(name) if module.startswith("run/")}
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if re.fullmatch(r"(run/)?(?!__init__)\w+", name)])
+@pytest.mark.parametrize("name", [name for name in FILES if re.fullmatch(r"(run/|report/)?(?!__init__)\w+", name)])
 def test_only_yaml_imports_methods_students_and_callbacks(name):
     """Commands and run/ may read data and teachers."""
     assert not {module for module in ours(name) if module.startswith(("method/", "student/", "callback/"))}

@@ -62,3 +62,13 @@ def difference(ours: Tensor, theirs: Tensor) -> Difference:
     low, high = np.quantile(drawn, [0.025, 0.975])
     p = min(1.0, 2 * float(beyond + 1) / (RESAMPLES + 1))
     return Difference(float(ours[:, 0].mean() - theirs[:, 0].mean()), float(low), float(high), p)
+
+
+def holm(p: list[float]) -> list[float]:
+    """The p-values of m comparisons adjusted for all of them, in the order given (Holm 1979): the k-th smallest is multiplied
+    by m - k + 1, none falls below a smaller one's, and none exceeds 1. What is below 0.05 then holds for the family."""
+    adjusted, least = [0.0] * len(p), 0.0
+    for place, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        least = max(least, min(1.0, (len(p) - place) * p[index]))
+        adjusted[index] = least
+    return adjusted

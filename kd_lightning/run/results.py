@@ -55,6 +55,17 @@ class Result:
                 raise ValueError(f"{file} has other classes than {files[0]}, and both say that they are seeds of one model.")
         return first | {"logits": torch.stack([kept["logits"] for kept in (first, *others)])}
 
+    @cached_property
+    def taught(self) -> Tensor | None:
+        """The teacher's logits [N, C] of the rows of `predictions`, which the first seed kept. None if it kept none."""
+        file = self.folders[0] / PREDICTIONS
+        if self.predictions is None or "teacher" not in parquet.read_schema(file).names:
+            return None
+        logits = _predictions(file, "teacher")["logits"]
+        if logits.shape != self.predictions["logits"].shape[1:]:
+            raise ValueError(f"{file} has other classes of the teacher than of the student. {AGAIN}")
+        return logits
+
     @property
     def majority(self) -> float | None:
         """The deciding metric of one answer for all rows, their most frequent label. None where the task has no classes."""
@@ -72,14 +83,14 @@ class Result:
         return metric(self.record.task.name, self.record.task.monitor, self.predictions["logits"].shape[-1])
 
 
-def _predictions(file: Path) -> dict[str, Tensor]:
-    """`row` and `label` [N] and the student's `logits` [N, C] of one artifact, checked: they may be a stranger's."""
+def _predictions(file: Path, who: str = "student") -> dict[str, Tensor]:
+    """`row` and `label` [N] and somebody's `logits` [N, C] of one artifact, checked: they may be a stranger's."""
     try:
-        found = parquet.read_table(file, columns=["row", "label", "student"]).to_pydict()
+        found = parquet.read_table(file, columns=["row", "label", who]).to_pydict()
         kept = {"row": torch.tensor(found["row"]), "label": torch.tensor(found["label"])}
-        kept["logits"] = torch.tensor(found["student"], dtype=torch.float32)
+        kept["logits"] = torch.tensor(found[who], dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, pa.ArrowException) as error:
-        raise ValueError(f"{file} cannot be read as rows with a label and a student's logits each. {AGAIN}") from error
+        raise ValueError(f"{file} cannot be read as rows with a label and a {who}'s logits each. {AGAIN}") from error
     row, label, logits = kept.values()
     classes = logits.shape[1] if logits.ndim == 2 else 0
     known = classes == 1 or (not label.is_floating_point() and bool(((label >= 0) & (label < classes)).all()))
