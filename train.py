@@ -47,7 +47,7 @@ def run_chain(cfg: DictConfig) -> float:
     if cfg.dry_run:
         return math.nan
     for run in chain.runs:
-        make(run, f"python train.py {shlex.join(overrides)}".strip())
+        make(run, f"python train.py {shlex.join(overrides)}".strip(), chain)
     return show_table(chain) if rank_zero_only.rank == 0 else math.nan
 
 

@@ -196,12 +196,6 @@ def test_a_teacher_that_the_chain_has_trained_stands_once_in_the_table(place):
     assert [row["model"].split(",")[0] for row in written] == ["teacher", "mobilebert-general"]
 
 
-def test_wandb_works_offline_without_an_account(place):
-    done = train(place, "stage=general", "logger=wandb", "seed=9")
-    assert done.status == 0, done.stderr
-    assert list(place.rglob("*.wandb"))
-
-
 def test_the_kept_predictions_give_the_metrics(place, chain):
     folder = artifacts(place)["tinybert"]
     kept = parquet.read_table(folder / "predictions.parquet").to_pydict()

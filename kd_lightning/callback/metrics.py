@@ -42,7 +42,8 @@ class TeacherAndStudent(L.Callback):
     retention: student over teacher in the first metric. agreement: share of rows where both choose the same class.
 
     The teacher runs once: its predictions are kept for the agreement of later epochs. A teacher that is no better than
-    always saying the most frequent class is reported before the student is trained.
+    always saying the most frequent class is reported before the student is trained. Where the Trainer first validates on all
+    batches (num_sanity_val_steps=-1), the loggers take that down as step 0: it is the student before its first step.
     """
 
     def __init__(self, metrics: Mapping[str, Callable[..., Metric]], rows: Rows) -> None:
@@ -121,7 +122,10 @@ class TeacherAndStudent(L.Callback):
                 logged[f"{split}/agreement"] = float(self.agreement.compute())
         self.measured["teacher"].reset()
         self.agreement.reset()
-        if not trainer.sanity_checking:
+        if trainer.sanity_checking:  # of which Lightning logs nothing: it is the student before its first step
+            for logger in trainer.loggers:
+                logger.log_metrics({name: float(value) for name, value in logged.items()}, step=0)
+        else:
             module.log_dict(logged, sync_dist=True)
 
     def _compute(self, who: str) -> dict[str, float]:

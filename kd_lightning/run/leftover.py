@@ -5,7 +5,6 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 from kd_lightning.keep import writing
@@ -31,13 +30,6 @@ def remains(artifact: Path, *, done: bool) -> list[Path]:
     work = Path(f"{artifact}.run")
     checkpoints = [work / "checkpoints"] if done else work.glob("checkpoints/*.unfinished")
     return [*found, *(path for path in checkpoints if path.exists())]
-
-
-def set_aside(file: Path) -> None:
-    """Give an earlier run's file a name under which it stays: metrics.csv becomes metrics-1.csv, the next one metrics-2.csv."""
-    if file.is_file():
-        numbers = (file.with_stem(f"{file.stem}-{number}") for number in count(1))
-        os.replace(file, next(name for name in numbers if not name.exists()))
 
 
 @contextmanager

@@ -29,6 +29,9 @@ def sentence(error: BaseException) -> str:
         listed = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)*)", text)
         options = listed[1].split() if listed else []
         return unknown(f"{group}={name}", options, name)
+    if "Config group override must be a string or a list" in text:
+        given = [word.removesuffix("=null") for word in sys.argv[1:] if word.endswith("=null")]
+        return f"{given[0] if given else 'A group'}=null: a choice is never null. Write none where it has one (logger=none)."
     if named := re.search(r"Missing mandatory value: ([\w.]+)", text):
         return f"{named[1]}=... is wanted: nothing is given, and there is no default."
     if isinstance(error, OverrideParseException):

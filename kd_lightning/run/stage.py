@@ -3,27 +3,33 @@
 import logging
 import os
 import shutil
+import sys
 import time
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from datasets import disable_progress_bars
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from kd_lightning.distiller import check_precision
 from kd_lightning.keep import lock, writing
-from kd_lightning.run import manifest
+from kd_lightning.run import manifest, validation
 from kd_lightning.run.artifact import measure, predict, record, save
-from kd_lightning.run.chain import finished
+from kd_lightning.run.chain import Plan, finished
 from kd_lightning.run.checkpoint import Last, Whole, newest, read
+from kd_lightning.run.dashboard import show
 from kd_lightning.run.interrupt import REQUEUED
-from kd_lightning.run.leftover import BEGUN, remains, set_aside, tidy
+from kd_lightning.run.leftover import BEGUN, remains, tidy
+from kd_lightning.run.tracking import tracked
 from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -45,6 +51,8 @@ def quiet() -> None:
     for message in MEANT:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    if not sys.stderr.isatty():
+        disable_progress_bars()  # those of datasets, which say a thing again and again; see callback/bar.py for the training's
 
 
 def native_precision() -> str:
@@ -73,9 +81,9 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     return distiller, instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
 
 
-def make(cfg: DictConfig, command: str) -> None:
+def make(cfg: DictConfig, command: str, chain: Plan | None = None) -> None:
     """Run a stage, unless another process has made its artifact meanwhile. Where several processes train together the first
-    one decides, and the others do as it does."""
+    one decides, and the others do as it does. chain: which it is a part of; None: it stands alone."""
     for folder in cfg.starts_from.values():
         manifest.check(Path(folder))
     launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ.get('MASTER_PORT')}"
@@ -85,7 +93,7 @@ def make(cfg: DictConfig, command: str) -> None:
             if finished(cfg):
                 return
             time.sleep(0.2)
-        run(cfg, command)
+        run(cfg, command, chain)
         return
     artifact = Path(cfg.artifact)
     if finished(cfg) and not (remains(artifact, done=True) and os.access(artifact.parent, os.W_OK)):
@@ -96,7 +104,7 @@ def make(cfg: DictConfig, command: str) -> None:
             tidy(artifact, done=finished(cfg))
             if not finished(cfg):
                 try:
-                    run(cfg, command, launch)
+                    run(cfg, command, chain, launch)
                 finally:
                     begun.unlink(missing_ok=True)
     finally:
@@ -105,7 +113,7 @@ def make(cfg: DictConfig, command: str) -> None:
                 folder.rmdir()
 
 
-def run(cfg: DictConfig, command: str, launch: str = "") -> None:
+def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = "") -> None:
     """Train one stage and leave its artifact.
 
     Checkpoints lie in `<artifact>.run` while it trains, and ckpt_path=last goes on from there; the logger's files stay.
@@ -124,7 +132,6 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
             shutil.rmtree(work, ignore_errors=True)
         with writing(work):
             work.mkdir(parents=True, exist_ok=True)
-            set_aside(work / "metrics.csv")  # which the logger would begin anew
             Path(f"{cfg.artifact}{BEGUN}").write_text(launch, encoding="utf-8")
     precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
     check_precision(precision)
@@ -133,35 +140,44 @@ def run(cfg: DictConfig, command: str, launch: str = "") -> None:
     monitor = cfg.metric if cfg.keep == "best" else None
     best = ModelCheckpoint(work / "checkpoints", "best", monitor, mode="max", enable_version_counter=False)
     kept = [*([best] if monitor else []), Last(work / "checkpoints", cfg.checkpoint_minutes)]
-    logger = instantiate(cfg.logger, save_dir=str(work))
-    callbacks = [callback for callback in instantiate(cfg.callback, _convert_="all").values() if callback is not None]
-    trainer = instantiate(
-        cfg.trainer,
-        precision=precision,
-        logger=logger,
-        callbacks=[*callbacks, *kept],
-        plugins=[Whole()],
-        default_root_dir=str(work),
-    )
-    if trainer.world_size > 1 and not trainer.strategy.cluster_environment.creates_processes_externally:
-        raise ValueError(
-            f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., so "
-            "that each goes through the whole chain."
+    with tracked(cfg, command, chain, work) as loggers:
+        trainer = instantiate(
+            cfg.trainer,
+            precision=precision,
+            logger=loggers,
+            callbacks=[*_callbacks(instantiate(cfg.callback, _convert_="all")), *kept],
+            plugins=[Whole()],
+            default_root_dir=str(work),
         )
-    if isinstance(distiller.teacher, StoredTeacher):
-        store(cfg, distiller, data, trainer)
-    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
-    if monitor and Path(best.best_model_path).is_file():
-        weights = read(Path(best.best_model_path))["state_dict"]
-        ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
-        distiller.student.load_state_dict(ours)
-    metrics = measure(trainer, distiller, data)
-    predictions = predict(trainer, distiller, data)
-    if trainer.is_global_zero:
-        save(cfg, command, metrics, predictions, distiller)
-        tidy(Path(cfg.artifact), done=True)
-    trainer.strategy.barrier()
+        if trainer.world_size > 1 and not trainer.strategy.cluster_environment.creates_processes_externally:
+            raise ValueError(
+                f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., "
+                "so that each goes through the whole chain."
+            )
+        if isinstance(distiller.teacher, StoredTeacher):
+            store(cfg, distiller, data, trainer)
+        trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
+        if monitor and Path(best.best_model_path).is_file():
+            weights = read(Path(best.best_model_path))["state_dict"]
+            ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
+            distiller.student.load_state_dict(ours)
+        metrics = measure(trainer, distiller, data)
+        predictions = predict(trainer, distiller, data)
+        if trainer.is_global_zero:
+            save(cfg, command, metrics, predictions, distiller)
+            tidy(Path(cfg.artifact), done=True)
+            texts = [] if predictions is None else validation.texts(data.rows["validation"])
+            show(loggers, cfg, metrics, predictions, texts, distiller.student.spec.labels)
+        trainer.strategy.barrier()
+
+
+def _callbacks(made: Mapping[str, Any]) -> Iterator[L.Callback]:
+    """Those of a stage, also of groups of them; an entry that is null is left out."""
+    for callback in made.values():
+        if isinstance(callback, Mapping):
+            yield from _callbacks(callback)
+        elif callback is not None:
+            yield callback
 
 
 def store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:

@@ -1,10 +1,12 @@
 """Metrics with their true values, over two epochs of which the second is wrong."""
 
+import csv
 from functools import partial
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import PearsonCorrCoef
@@ -85,6 +87,22 @@ def test_each_epoch_is_measured_for_itself(sanity, engine, fit):
         "val/retention": 0.0,
         "val/agreement": 0.25,
     }
+
+
+def test_the_loggers_take_down_both_before_the_first_step(engine, fit, tmp_path):
+    """Step 0, and then the end of each epoch of two batches; of a few batches nothing is taken down."""
+    rows = [batch([0, 1, 2, 0], [0, 1, 2, 1]), batch([1], [1])]
+    found = {}
+    for sanity in (-1, 1):
+        callbacks = [TeacherAndStudent(ACCURACY, labelled_examples), Watch()]
+        given = {"callbacks": callbacks, "num_sanity_val_steps": sanity, "max_epochs": 2, "log_every_n_steps": 1}
+        fit(distil(engine), rows, validation=rows, logger=CSVLogger(tmp_path, name=str(sanity), version=""), **given)
+        lines = list(csv.DictReader((tmp_path / str(sanity) / "metrics.csv").read_text().splitlines()))
+        lines = [line for line in lines if line["val/student/accuracy"]]
+        names = ("step", "val/student/accuracy", "val/teacher/accuracy", "val/retention", "val/agreement")
+        found[sanity] = [tuple(round(float(line[name]), 4) for name in names) for line in lines]
+    epochs = [(1, 1.0, 0.8, 1.25, 0.8), (3, 0.0, 0.8, 0.0, 0.2)]
+    assert found == {-1: [(0, 1.0, 0.8, 1.25, 0.8), *epochs], 1: epochs}
 
 
 def test_unlabelled_examples_are_not_measured(engine, fit):
