@@ -16,9 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from kd_lightning import manifest
+from kd_lightning.data.labelled import LabelledText
 from kd_lightning.distiller import check_precision
 from kd_lightning.keep import lock, writing
-from kd_lightning.run import manifest
 from kd_lightning.run.artifact import export, measure, predict, record, save
 from kd_lightning.run.chain import finished, replaced
 from kd_lightning.run.checkpoint import Last, Whole, newest, read
@@ -75,7 +76,10 @@ def rehearse(runs: list[DictConfig]) -> None:
         for run in (run for run in runs if run is first[run.setting]):
             cfg = OmegaConf.create(replaced(OmegaConf.to_container(run), built))
             built[run.artifact] = f"{folder}/{len(built)}"
-            export(build(cfg)[0], Path(built[run.artifact]), torch.float32)
+            distiller, data = build(cfg)
+            if isinstance(data, LabelledText):  # a corpus has been looked through when it was made
+                data.reader.splits(data.unlabelled)
+            export(distiller, Path(built[run.artifact]), torch.float32)
 
 
 def make(cfg: DictConfig, command: str) -> None:
