@@ -1,4 +1,5 @@
-"""What is kept is whole or not there at all: made beside its place, moved there when it is done, by one process at a time.
+"""What is kept is whole or not there at all: made beside its place, moved there when it is done, by one process at a time, and
+held against its checksums before it is used.
 
 Beside a `<place>` may lie, while somebody works on it, `<place>.lock` and `<place>.unfinished...`; nothing else ever does.
 """
@@ -12,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from kd_lightning import manifest
 
 POLL = 0.2  # seconds between two looks at a lock that is taken
 WHY = {  # of what cannot be written
@@ -50,21 +53,42 @@ def lock(place: Path) -> Iterator[None]:
 
 
 def keep(place: Path, make: Callable[[Path], object]) -> Path:
-    """Return place, which make(scratch) has made, if it was not there, as a file or a folder at the path scratch.
+    """Return the folder place, which make(scratch) has made as a folder at the path scratch.
 
+    It is made if it is not there, and made again, which is said, if one of its files is not what its manifest.json says.
+    All of it is read for that: SHA-256 takes a fraction of what any use of it takes.
     make may put what it needs for itself meanwhile at f"{scratch}-<name>".
     """
+
+    def whole(scratch: Path) -> None:
+        make(scratch)
+        manifest.write(scratch)
+
     with writing(place):
         there = place.exists()
-    if not there:
+    if there and (damage := _damage(place)):
+        print(damage, flush=True)
+    if not there or damage:
         with lock(place):
-            if not place.exists():  # another process may have been faster
-                replace(place, make)
+            if not place.exists() or _damage(place):  # another process may have been faster
+                replace(place, whole)
     return place
 
 
+def _damage(place: Path) -> str | None:
+    """What is wrong with a folder that was kept; None where it is as it was written."""
+    remedy = "It is made again."
+    if not (place / manifest.FILE).is_file():
+        return f"{place / manifest.FILE} is missing, so nothing tells whether {place.name} is whole. {remedy}"
+    try:
+        manifest.check(place, remedy)
+    except ValueError as damage:
+        return str(damage)
+    return None
+
+
 def replace(place: Path, make: Callable[[Path], object]) -> None:
-    """As keep, also where place is there: it stays as it was until what make has made is whole."""
+    """Let make(scratch) make place anew, a file or a folder: it stays as it was until what make has made is whole."""
     with lock(place), writing(place):
         scratch = Path(f"{place}.unfinished")
         _sweep(scratch)  # of a run that was killed

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 from pathlib import Path
 
 import torch
@@ -42,11 +41,9 @@ def read_config(path: str | Path) -> PreTrainedConfig:
 def read_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or under a hub name; raises ValueError where none is there or it cannot be read."""
     where = existing(path)
-    file = Path(where) / "tokenizer.json"
     try:
-        if file.is_file():
-            json.loads(file.read_text(encoding="utf-8"))  # tokenizers has no error of its own for what is not JSON
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        with from_json():
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         words = " ".join(str(error).split())
         if "pip install" in words or isinstance(error, ImportError):
@@ -60,6 +57,17 @@ def read_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             f"{tokenizer.unk_token or 'nothing'}. Save the model's tokenizer beside it: tokenizer.save_pretrained(folder)."
         )
     return tokenizer
+
+
+class from_json:
+    """Makes a ValueError of what tokenizers says of a tokenizer.json that is none: an `Exception`, and no subclass of it. All
+    others pass."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if kind is Exception:
+            raise ValueError(f"tokenizer.json holds no tokenizer: {error}") from error
 
 
 def check_pair(path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, special: tuple[str, ...]) -> None:

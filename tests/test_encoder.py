@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 from transformers import (
@@ -486,8 +487,19 @@ def test_a_tokenizer_without_the_special_tokens_it_needs_is_refused(tmp_path, ma
         masked_lm(folder)
 
 
-@pytest.mark.parametrize("text", ["{", "version https://git-lfs.github.com/spec/v1\noid sha256:12"])
-def test_a_tokenizer_that_is_not_json_is_refused(text, tmp_path, make_encoder, make_tokenizer):
+NONE = ('{"model": {"type": "Nothing"}}', '{"version": "1.0", "model": {"type": "BPE", "vocab": 3}}')
+
+
+def test_tokenizers_has_no_error_of_its_own_for_json_that_is_no_tokenizer(tmp_path):
+    for text in NONE:
+        (tmp_path / "tokenizer.json").write_text(text)
+        with pytest.raises(Exception, match="line 1") as raised:
+            Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        assert raised.type is Exception
+
+
+@pytest.mark.parametrize("text", ["{", "version https://git-lfs.github.com/spec/v1\noid sha256:12", *NONE])
+def test_a_tokenizer_that_is_not_json_or_no_tokenizer_is_refused(text, tmp_path, make_encoder, make_tokenizer):
     saved(make_encoder(), tmp_path, make_tokenizer())
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ValueError, match=r"its tokenizer cannot be read"):

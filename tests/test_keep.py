@@ -5,6 +5,7 @@ Processes are real ones; they tell each other what they do by files.
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,6 +49,16 @@ def until(condition, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def thing(text: str):
+    """What makes a folder with a file of this text."""
+
+    def make(scratch: Path) -> None:
+        scratch.mkdir()
+        (scratch / "file").write_text(text)
+
+    return make
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -74,7 +85,7 @@ def test_processes_that_want_the_same_thing_make_it_once_and_all_have_it(tmp_pat
     assert len(waited) == 2
     assert all(output.count(f"process {maker[0]} on {os.uname().nodename}") == 1 for output in waited)
     assert names(place.parent) == ["thing"]
-    assert names(place) == ["first", "second"]
+    assert names(place) == ["first", "manifest.json", "second"]
 
 
 def test_a_killed_process_leaves_its_lock_free_and_its_leftovers_to_the_next(tmp_path):
@@ -88,7 +99,7 @@ def test_a_killed_process_leaves_its_lock_free_and_its_leftovers_to_the_next(tmp
     output, errors = waiting.communicate(timeout=60)
     assert (waiting.returncode, output) == (0, "two\n"), errors
     assert names(place.parent) == ["thing"]
-    assert names(place) == ["first", "second"]
+    assert names(place) == ["first", "manifest.json", "second"]
 
 
 def test_what_a_killed_process_left_is_removed_and_stands_in_nobodys_way(tmp_path):
@@ -99,8 +110,8 @@ def test_what_a_killed_process_left_is_removed_and_stands_in_nobodys_way(tmp_pat
     killed.communicate()
     assert names(place.parent) == ["thing.lock", "thing.unfinished", "thing.unfinished-reading"]
     (place.parent / "thing.unfinished.example").touch()  # another thing's
-    keep(place, lambda scratch: scratch.write_text("whole"))
-    assert place.read_text() == "whole"
+    keep(place, thing("whole"))
+    assert (place / "file").read_text() == "whole"
     assert names(place.parent) == ["thing", "thing.unfinished.example"]
 
 
@@ -124,7 +135,7 @@ with lock(Path({str(place)!r})):
 
 
 def test_what_is_there_is_taken_as_it_is_and_no_lock_is_needed(tmp_path):
-    (tmp_path / "thing").write_text("here")
+    keep(tmp_path / "thing", thing("here"))
     with lock(tmp_path / "thing"):
         assert keep(tmp_path / "thing", refuse) == tmp_path / "thing"
     script = f"from pathlib import Path\nfrom kd_lightning.keep import keep\nkeep(Path({str(tmp_path / 'thing')!r}), None)"
@@ -135,10 +146,10 @@ def test_what_is_there_is_taken_as_it_is_and_no_lock_is_needed(tmp_path):
 def test_whoever_holds_the_lock_may_keep_and_replace(tmp_path):
     place = tmp_path / "some" / "where" / "thing"
     with lock(place):
-        keep(place, lambda scratch: scratch.write_text("first"))
-        replace(place, lambda scratch: scratch.write_text("second"))
+        keep(place, thing("first"))
+        replace(place, thing("second"))
         assert names(place.parent) == ["thing", "thing.lock"]
-    assert place.read_text() == "second"
+    assert (place / "file").read_text() == "second"
     assert names(place.parent) == ["thing"]
 
 
@@ -154,6 +165,45 @@ def test_what_could_not_be_finished_leaves_nothing_behind(write, failure, tmp_pa
     with pytest.raises(failure if isinstance(failure, type) else OSError):
         write(tmp_path / "cache" / "thing", make)
     assert names(tmp_path / "cache") == []
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "a bit": (lambda place: flip(place / "deep" / "file"), r"deep/file is not what manifest\.json says of it"),
+    "half": (lambda place: (place / "deep" / "file").write_text("wh"), r"deep/file has 2 bytes in place of 5"),
+    "missing": (lambda place: (place / "deep" / "file").unlink(), r"deep/file is missing"),
+    "no manifest": (lambda place: (place / "manifest.json").unlink(), r"manifest\.json is missing"),
+    "noise": (lambda place: (place / "manifest.json").write_text("[1]"), r"manifest\.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_was_kept_and_is_no_longer_what_it_was_is_told_in_a_sentence_and_made_again(damage, tmp_path, capsys):
+    place, made = tmp_path / "thing", []
+
+    def make(scratch: Path) -> None:
+        (scratch / "deep").mkdir(parents=True)
+        (scratch / "deep" / "file").write_text("whole")
+        made.append(scratch)
+
+    keep(place, make)
+    keep(place, make)
+    assert len(made) == 1
+    assert not capsys.readouterr().out
+    spoil, words = DAMAGES[damage]
+    spoil(place)
+    keep(place, make)
+    assert (place / "deep" / "file").read_text() == "whole"
+    assert len(made) == 2
+    (said,) = capsys.readouterr().out.splitlines()
+    assert re.match(rf"{re.escape(str(place))}/{words}.*It is made again\.$", said)
+    keep(place, refuse)
+    assert names(tmp_path) == ["thing"]
 
 
 def test_a_replaced_thing_stays_as_it_was_until_the_new_one_is_whole(tmp_path):
@@ -226,9 +276,9 @@ def test_a_folder_that_can_only_be_read_gives_what_it_has_and_refuses_what_it_la
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True).returncode:
         pytest.skip("mounting is not permitted here")
     try:
-        (tmp_path / "thing").write_text("here")
+        keep(tmp_path / "thing", thing("here"))
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
-        assert keep(tmp_path / "thing", refuse).read_text() == "here"
+        assert (keep(tmp_path / "thing", refuse) / "file").read_text() == "here"
         for place in (tmp_path / "other", tmp_path / "some" / "where"):
             with pytest.raises(ValueError, match="cannot be written: the folder can only be read"):
                 keep(place, refuse)
@@ -238,10 +288,10 @@ def test_a_folder_that_can_only_be_read_gives_what_it_has_and_refuses_what_it_la
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
 def test_a_folder_without_the_right_to_write_gives_what_it_has_and_refuses_what_it_lacks(tmp_path):
-    (tmp_path / "thing").write_text("here")
+    keep(tmp_path / "thing", thing("here"))
     tmp_path.chmod(0o500)
     try:
-        assert keep(tmp_path / "thing", refuse).read_text() == "here"
+        assert (keep(tmp_path / "thing", refuse) / "file").read_text() == "here"
         with pytest.raises(ValueError, match="other cannot be written: you have no right to write there"):
             keep(tmp_path / "other", refuse)
     finally:

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 from pyarrow import parquet
 from transformers import AutoConfig
 
-from kd_lightning import compare, predict, submission, word_order
-from kd_lightning.run import manifest
+from kd_lightning import compare, manifest, predict, submission, word_order
 
 SECRET = "hunter2-hunter2"
 FILES = ("run.yaml", "config.json", "tokenizer.json", "model.safetensors", "metrics.json", "predictions.parquet")
@@ -411,3 +410,9 @@ def test_the_hub_is_not_asked_for_what_a_folder_lacks(run, artifact, monkeypatch
     monkeypatch.setattr("socket.socket.connect", functools.partial(pytest.fail, "a connection"))
     for name in READ:
         assert run(name)[1] is None
+
+
+@pytest.mark.parametrize("name", ["predict", "submission", "word_order"])
+def test_json_that_is_no_tokenizer_is_named(name, run, artifact):
+    (artifact / "tokenizer.json").write_text('{"added_tokens": [], "model": {"type": "Nothing"}}')
+    assert one_sentence(run(name)[1], name, "tokenizer.json holds no tokenizer")

@@ -10,7 +10,6 @@ import lightning as L
 import numpy as np
 import torch
 from datasets import load_from_disk
-from pyarrow import ArrowInvalid
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -116,11 +115,8 @@ class Corpus(L.LightningDataModule):
         tokenised.save_to_disk(scratch)
 
     def setup(self, stage: str) -> None:
-        try:
-            data = load_from_disk(str(self.folder))
-            self.lengths = np.asarray(data.data.column("length"))
-        except (OSError, ArrowInvalid, ValueError, KeyError) as error:
-            raise ValueError(f"{self.folder}: this tokenised corpus is damaged ({error}). Delete the folder.") from error
+        data = load_from_disk(str(self.folder))
+        self.lengths = np.asarray(data.data.column("length"))
         self.data = data.with_format("arrow")
         block = np.arange(len(data)) // BLOCK
         every = max(1, round(1 / self.held_out)) if self.held_out else len(data) + 1

@@ -48,7 +48,7 @@ def format_of(path: str | Path, what: str, possible: list[str]) -> str:
     return suffix
 
 
-def stamp(file: str) -> tuple[int, int]:
+def stamp(file: str | Path) -> tuple[int, int]:
     """A file's size in bytes and when it was changed, in nanoseconds: they tell an edited one from the one that was read."""
     about = os.stat(file)
     return about.st_size, about.st_mtime_ns

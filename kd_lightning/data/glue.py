@@ -1,10 +1,12 @@
 """The GLUE tasks and whatever has their layout. A task's columns, labels, row counts and metrics are data (`conf/task`)."""
 
+import functools
 from pathlib import Path
 
 from datasets import Dataset, load_dataset, load_from_disk
 from pyarrow import parquet
 
+from kd_lightning.data.files import stamp
 from kd_lightning.data.formats import dataset_rows, say, tsv
 from kd_lightning.data.rows import NoColumn, collect
 
@@ -90,10 +92,16 @@ class Glue:
         else:
             if not path.is_file():
                 raise NoFile(f"task {self.name}: {path} cannot be found.")
-            source, rows = path, tsv(path, self.columns, extra=True)
-            text, label, values = self.text, self.label, self.values
+            columns = None if self.columns is None else tuple(self.columns)
+            label, values = self.label if labelled else None, tuple(self.values)
+            return self._counted(
+                split, _collected(self.name, path, stamp(path), columns, tuple(self.text), label, values, self.on_bad_row)
+            )
         source, label = f"task {self.name}: {source}", label if labelled else None
         found = collect(source, rows, text=text, label=label, values=values, on_bad_row=self.on_bad_row, empty=True)
+        return self._counted(split, found)
+
+    def _counted(self, split: str, found: Dataset) -> Dataset:
         official = self.rows.get(split, len(found))
         if len(found) != official:
             say(f"{self.name}: {split} has {len(found):,} rows; the benchmark has {official:,}.")
@@ -112,3 +120,19 @@ class Glue:
             return str(folder), load_from_disk(str(folder)).get(split)
         files = sorted(folder.glob(f"{split}-*.parquet"))
         return str(folder), Dataset(parquet.read_table(files)) if files else None
+
+
+@functools.cache
+def _collected(
+    name: str,
+    file: Path,
+    changed: tuple[int, int],  # tells an edited file from the one that was read
+    columns: tuple[str, ...] | None,
+    text: tuple[str, ...],
+    label: str | None,
+    values: tuple[str, ...],
+    on_bad_row: str,
+) -> Dataset:
+    """The rows of a file, read once however many stages of a process ask for them."""
+    rows = tsv(file, columns, extra=True)
+    return collect(f"task {name}: {file}", rows, text=text, label=label, values=values, on_bad_row=on_bad_row, empty=True)

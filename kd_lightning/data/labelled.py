@@ -167,7 +167,13 @@ class LabelledText(L.LightningDataModule):
             return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
         self.splits = {
-            split: rows.map(tokens, batched=True, remove_columns=texts, desc=f"Tokenising {split}")
+            split: rows.map(
+                tokens,
+                batched=True,
+                remove_columns=texts,
+                load_from_cache_file=False,  # of augmented rows, which datasets would keep without a checksum
+                desc=f"Tokenising {split}",
+            )
             for split, rows in self.rows.items()
         }
 

@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kd_lightning.compare import compare, find
+from kd_lightning.manifest import check
 from kd_lightning.run.configuration import prepared
 from kd_lightning.run.identity import DATA, MACHINE, MODELS, PARTS
-from kd_lightning.run.manifest import check
 from kd_lightning.run.mistake import CONF
 from kd_lightning.run.record import AGAIN, FILE, Record, read, read_settings
 from kd_lightning.run.results import Result

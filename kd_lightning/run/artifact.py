@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from kd_lightning import manifest
 from kd_lightning.keep import replace
-from kd_lightning.run import manifest
 from kd_lightning.run.record import METRICS, Record, Task
 from kd_lightning.run.shown import printable
 

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
+from kd_lightning.manifest import FOR_PEOPLE
 from kd_lightning.run import validation
 from kd_lightning.run.artifact import latency, load, parameters
-from kd_lightning.run.manifest import FOR_PEOPLE
 from kd_lightning.run.shown import printable
 
 CLASSES = 50  # that a confusion matrix is drawn for: it has as many lines as classes squared

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.run import manifest, record
+from kd_lightning import manifest
+from kd_lightning.run import record
 
 PARTS = ("seed", "start", "networks", "distiller", "data", "optim", "trainer", "callback", "metric", "keep", "export_dtype")
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "cache", "workers", "progress")

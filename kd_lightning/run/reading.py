@@ -9,9 +9,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from kd_lightning.manifest import AGAIN, check
+from kd_lightning.pairing import from_json
 from kd_lightning.run.artifact import load
-from kd_lightning.run.manifest import check
-from kd_lightning.run.record import AGAIN, Record, read
+from kd_lightning.run.record import Record, read
 from kd_lightning.run.shown import printable
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -91,7 +92,8 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if file.name == VOCABULARIES[0] and not isinstance(found.get("model"), dict):
             raise ValueError(f"{file} holds no tokenizer. {AGAIN}")
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with from_json():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except UNLOADABLE as error:
         raise ValueError(f"{folder}: its tokenizer cannot be loaded ({_said(error)}). {AGAIN}") from error
 

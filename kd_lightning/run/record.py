@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
+from kd_lightning.manifest import AGAIN
 from kd_lightning.run.shown import acts, printable
 
 FILE, METRICS = "run.yaml", "metrics.json"
 MOST = 4_000_000  # bytes of one of these files: that of 10,000 classes has one million
 LONGEST = 100_000  # characters of one value
 ALIASES = 100
-AGAIN = "Run the stage again, or copy the artifact again from where it came."
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pyarrow import parquet
 from torch import Tensor
 from torchmetrics import Metric
 
+from kd_lightning.manifest import AGAIN, check
 from kd_lightning.run.bootstrap import Difference, difference, resampled_scores
-from kd_lightning.run.manifest import check
-from kd_lightning.run.record import AGAIN, Record, read, read_metrics
+from kd_lightning.run.record import Record, read, read_metrics
 from kd_lightning.run.task import metric
 
 PREDICTIONS = "predictions.parquet"

@@ -20,9 +20,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from kd_lightning import manifest
 from kd_lightning.distiller import check_precision
 from kd_lightning.keep import lock, writing
-from kd_lightning.run import manifest, validation
+from kd_lightning.run import validation
 from kd_lightning.run.artifact import measure, predict, record, save
 from kd_lightning.run.chain import Plan, finished
 from kd_lightning.run.checkpoint import Last, Whole, newest, read

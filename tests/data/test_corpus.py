@@ -256,13 +256,16 @@ def test_two_processes_that_want_the_same_corpus_both_have_it_and_one_reads_it(t
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_damaged_cache_is_reported_with_its_folder(corpus):
-    data = corpus(documents())
-    data.prepare_data()
-    for file in data.folder.glob("*.arrow"):
-        file.write_bytes(b"not arrow")
-    with pytest.raises(ValueError, match=rf"{data.folder.name}: this tokenised corpus is damaged .* Delete the folder"):
-        data.setup("fit")
+def test_a_flipped_bit_in_a_kept_corpus_is_told_and_the_text_is_tokenised_again(corpus, capsys):
+    whole = stored(ready(corpus(documents())))
+    data = corpus()
+    (file,) = data.folder.glob("*.arrow")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    capsys.readouterr()
+    assert stored(ready(data)) == whole
+    assert f"{file} is not what manifest.json says of it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

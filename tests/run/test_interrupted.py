@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kd_lightning import distiller
-from kd_lightning.run import checkpoint, leftover, manifest, stage
+from kd_lightning import distiller, manifest
+from kd_lightning.run import checkpoint, leftover, stage
 
 LAST = "a/*/*.run/checkpoints/last.ckpt"
 EPOCH = 16  # batches

@@ -1,5 +1,7 @@
 """What is known of a chain before it runs: counts by hand and from the data, and a time that is one."""
 
+import shutil
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -60,3 +62,25 @@ def test_a_stage_of_few_updates_is_counted_and_not_measured(start):
     done = start("stage=teacher", "trainer.max_epochs=1", "dry_run=true").wait()
     (line,) = (line for line in done.stdout.splitlines() if "finetune teacher" in line and "│" in line)
     assert [cell.strip() for cell in line.strip("│").split("│")] == ["finetune teacher", "40", "200", "10"]
+
+
+WRONG = {
+    "missing": (None, r"SST-2/dev.tsv cannot be found"),
+    "another label": ("sentence\tlabel\nw7 w8\t1\nw9\t2\n", r"SST-2/dev.tsv has 1 bad row (line 3: label is '2'"),
+    "another column": ("text\tlabel\nw7 w8\t1\n", r"SST-2/dev.tsv has no column sentence"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_glue_file_that_is_not_as_it_should_be_is_said_before_a_stage_on_a_corpus(fault, start, material, tmp_path):
+    content, words = WRONG[fault]
+    shutil.copytree(material / "SST-2", tmp_path / "glue" / "SST-2")
+    file = tmp_path / "glue" / "SST-2" / "dev.tsv"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    ended = start("stage=task", "trainer.max_epochs=1", f"glue={tmp_path}/glue").wait()
+    assert ended.status == 1
+    assert words in ended.sentence
+    assert not list((tmp_path / "a").rglob("*.*"))
+    assert not list((tmp_path / "c").glob("corpus-*"))

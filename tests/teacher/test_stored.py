@@ -147,10 +147,23 @@ def test_what_belongs_to_another_teacher_or_other_data_is_not_found(teacher, tmp
     assert_close(stored(batch, needs).logits(both), teacher(batch, needs).logits(both).float(), rtol=2e-2, atol=2e-2)
 
 
+def test_a_flipped_bit_in_what_was_stored_is_told_and_the_teacher_asked_again(teacher, make_encoder, tmp_path, capsys):
+    needs = Needs(logits=True)
+    whole = store(teacher, needs, batches(BY_LENGTH), TOKENS, str(tmp_path)).arrays["logits"].tolist()
+    (file,) = tmp_path.glob("*/logits.npy")
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    capsys.readouterr()
+    again = store(make_encoder(labels=LABELS).eval(), needs, batches(BY_LENGTH), TOKENS, str(tmp_path))
+    assert again.arrays["logits"].tolist() == whole
+    assert f"{file} is not what manifest.json says of it" in capsys.readouterr().out
+
+
 def test_only_logits_take_little_room(teacher, tmp_path, capsys):
     store(teacher, Needs(logits=True), batches(BY_LENGTH), TOKENS, str(tmp_path))
     (folder,) = tmp_path.iterdir()
-    assert {path.name for path in folder.iterdir()} == {"lengths.npy", "logits.npy"}
+    assert {path.name for path in folder.iterdir()} == {"lengths.npy", "logits.npy", "manifest.json"}
     assert np.load(folder / "logits.npy").shape == (7, 3)
     assert "7 rows (logits): 0.0 MB" in capsys.readouterr().out
 

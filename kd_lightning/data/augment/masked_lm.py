@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
-from datasets.exceptions import DatasetGenerationError
 from rich.console import Console
 from torch import nn
 from tqdm import tqdm
@@ -20,7 +19,8 @@ from tqdm import tqdm
 from kd_lightning.data.augment.candidates import SCHEMA, Candidates
 from kd_lightning.keep import keep
 
-FORMAT = 1  # raise when what is written changes: files of another format are left alone
+FORMAT = 1  # raise when what is written changes: folders of another format are left alone
+CANDIDATES, ROWS = "candidates.parquet", "rows.arrow"
 BLOCK = 256  # sentences or rows that are worked on at once
 
 
@@ -70,8 +70,8 @@ class Augment:
 
     masked_lm: makes the network that `Candidates` asks. All columns but `label` vary, one after the other. probability of a
     word to be replaced (the paper's p_t), candidates of a word at most (K), variants of a text at most (N_a): of so many
-    draws those that are new are kept. Candidates and rows are written once, as Parquet under cache, keyed by all that they
-    depend on.
+    draws those that are new are kept. Candidates (Parquet) and rows (Arrow) are written once, under cache, keyed by all that
+    they depend on.
 
     Deviation: while the second text of a pair varies, the first is the original; the release leaves its last variant there.
     Deviation: the words of the original with blanks between are no variant; in the release they may be one.
@@ -110,28 +110,32 @@ class Augment:
         asked = [FORMAT, _digest(network), self.candidates, self._vectors_id(), sentences]
         drawn = [asked, rows.column_names, [rows[name][:] for name in rows.column_names]]
         drawn += [self.probability, self.variants, self.seed]
-        found, path = (self.cache / f"{name}-{_key(of)}.parquet" for name, of in (("candidates", asked), ("augmented", drawn)))
+        found, kept = (self.cache / f"{name}-{_key(of)}" for name, of in (("candidates", asked), ("augmented", drawn)))
 
         def ask(scratch: Path) -> None:
             source = Candidates(network, count=self.candidates, vectors=self.vectors, precision=self.precision)
-            _write(scratch, SCHEMA, _ask(source, sentences))
+            scratch.mkdir()
+            with pq.ParquetWriter(scratch / CANDIDATES, SCHEMA) as writer:
+                for answered in _ask(source, sentences):
+                    writer.write_table(answered)
 
         def augment(scratch: Path) -> None:
-            start, share = time.perf_counter(), Share(self.probability)
-            _write(scratch, table.schema, self._augmented(table, columns, _read(keep(found, ask)), share))
+            start, share, count = time.perf_counter(), Share(self.probability), 0
+            candidates = pq.read_table(keep(found, ask) / CANDIDATES).combine_chunks()
+            scratch.mkdir()
+            with pa.ipc.new_stream(scratch / ROWS, table.schema) as writer:
+                for made in self._augmented(table, columns, candidates, share):
+                    writer.write_table(made)
+                    count += len(made)
             seconds = time.perf_counter() - start
             Console(markup=False).print(
-                f"Augmented {len(table)} rows to {pq.read_metadata(scratch).num_rows}, {len(table) / seconds:.1f} rows a "
-                f"second: {path}\nOf the words that may change, {share.observed:.2%} did; {share.expected:.2%} are expected.",
+                f"Augmented {len(table)} rows to {count}, {len(table) / seconds:.1f} rows a second: {kept / ROWS}\n"
+                f"Of the words that may change, {share.observed:.2%} did; {share.expected:.2%} are expected.",
                 highlight=False,
                 soft_wrap=True,
             )
 
-        keep(path, augment)
-        try:
-            return Dataset.from_parquet(str(path), cache_dir=str(self.cache / "arrow"))
-        except (DatasetGenerationError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{path}: this file is damaged. Delete it.") from error
+        return Dataset.from_file(str(keep(kept, augment) / ROWS))
 
     def _augmented(self, table: pa.Table, columns: list[str], found: pa.Table, share: Share) -> Iterator[pa.Table]:
         place = {sentence: i for i, sentence in enumerate(found["sentence"].to_pylist())}
@@ -182,16 +186,3 @@ def _digest(network: nn.Module) -> str:
 
 def _key(content: list) -> str:
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path).combine_chunks()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path}: this file is damaged. Delete it.") from error
-
-
-def _write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    with pq.ParquetWriter(path, schema) as writer:
-        for table in tables:
-            writer.write_table(table)

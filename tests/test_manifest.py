@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from kd_lightning.run import manifest
+from kd_lightning import manifest
 
 CONTENT = {"model.safetensors": bytes(range(256)) * 50, "config.json": b"{}", "run.yaml": b"name: a\n", "metrics.json": b"{}"}
 
