@@ -75,9 +75,11 @@ def search(cfg: DictConfig, overrides: list[str], run_chain: Chain) -> float:
             trial, held = asked
             prune = {"_target_": "kd_lightning.callback.prune.Prune", "storage": place, "study": NAME, "metric": metric}
             callback = {"prune": prune | {"trial": trial._trial_id}} if wanted.prune and not wanted.latency else {}
-            attempt(study, trial, fixed, lambda *given, added=callback: run_chain(*given, added), folder)
-            Path(held.lock_file).unlink(missing_ok=True)
-            held.release()
+            try:
+                attempt(study, trial, fixed, lambda *given, added=callback: run_chain(*given, added), folder)
+                Path(held.lock_file).unlink(missing_ok=True)
+            finally:
+                held.release()
         for other in others:
             other.wait()
     finally:

@@ -2,7 +2,6 @@
 kill."""
 
 import csv
-import importlib.util
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -133,9 +133,9 @@ class Summary(Callback):
     failed makes the whole end with a status other than 0."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        package, choice = config.hydra.launcher._target_.split(".")[1], config.hydra.runtime.choices["hydra/launcher"]
-        if importlib.util.find_spec(f"hydra_plugins.{package}" if package.startswith("hydra_") else "hydra") is None:
-            sys.exit(f"train.py: hydra/launcher={choice}: {package} is not installed. pip install -e '.[{choice}]' does it.")
+        launcher, choice = config.hydra.launcher._target_, config.hydra.runtime.choices["hydra/launcher"]
+        if launcher not in Plugins.instance().class_name_to_class:
+            sys.exit(f"train.py: hydra/launcher={choice}: its plugin is not installed. pip install -e '.[{choice}]' does it.")
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         self.began = time.monotonic()
