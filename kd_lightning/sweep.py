@@ -1,5 +1,5 @@
 """What a sweep or a search has found up to now: `python -m kd_lightning.sweep <folder>`. Status 1 if a job failed, runs yet or
-was killed.
+was killed. A job that had not begun when the sweep was killed has left no trace and is not counted.
 
 A sweep that was killed goes on with the same command and `hydra.sweep.dir=<folder>`: what is there already is taken.
 """

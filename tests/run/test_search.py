@@ -21,8 +21,10 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture
-def begin(tmp_path):
+def begin(tmp_path, monkeypatch):
     """Search the weight of TinyBERT's prediction with a chain that finds 0.5 less its distance from 1."""
+
+    monkeypatch.setattr("kd_lightning.run.search.pictures", lambda *_: iter(()))
 
     def make(*words: str, chain=None):
         given = ["hparams_search=tinybert", f"hparams_search.folder={tmp_path}/study", "hparams_search.trials=4", *words]
