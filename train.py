@@ -1,34 +1,37 @@
 """Distil: `python train.py method=tinybert stage=general`. What can be said is in `conf/`; see README.md."""
 
-import math
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 # What takes seconds to import is imported in the functions, so that a mistake on the command line is said at once.
 from kd_lightning.keep import WHY
 from kd_lightning.run.interrupt import SIGNALS, Interrupted, say
-from kd_lightning.run.mistake import sentence
-from kd_lightning.run.sweep import keep_result
+from kd_lightning.run.mistake import MISTAKES, sentence
+from kd_lightning.run.sweep import Found, keep_result
 
-MISTAKES = (ValueError, HydraException, OmegaConfBaseException)
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and are said in one sentence
 
 
-def run_chain(cfg: DictConfig) -> float:
-    """Run the stages that are not there yet; returns the deciding metric of the named one."""
+def run_chain(cfg: DictConfig, overrides: list[str], callbacks: dict[str, Any] | None = None) -> Found | None:
+    """Run the stages that are not there yet; returns what the named one found, in the first of several processes.
+
+    callbacks: further ones of the named stage, which are no part of what its artifact is made of.
+    """
     from kd_lightning.run.chain import finished, plan
 
-    overrides = list(HydraConfig.get().overrides.task)
     chain = plan(cfg, overrides)
+    for run in chain.runs:
+        if run.setting == chain.setting:
+            run.callback.update(callbacks or {})
     from lightning.pytorch.utilities import rank_zero_only
     from transformers.utils.logging import disable_progress_bar
 
@@ -45,23 +48,29 @@ def run_chain(cfg: DictConfig) -> float:
         if rank_zero_only.rank == 0:
             show_estimates(coming, found)
     if cfg.dry_run:
-        return math.nan
+        return None
     for run in chain.runs:
         make(run, f"python train.py {shlex.join(overrides)}".strip(), chain)
-    return show_table(chain) if rank_zero_only.rank == 0 else math.nan
+    return show_table(chain) if rank_zero_only.rank == 0 else None
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
+    began, overrides = time.monotonic(), list(HydraConfig.get().overrides.task)
     try:
-        value, error = run_chain(cfg), None
+        if "hparams_search" in cfg:
+            from kd_lightning.run.search import search
+
+            return search(cfg, overrides, run_chain)
+        found = run_chain(cfg, overrides)
     except MISTAKES as mistake:
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(f"train.py: {sentence(mistake)}")
-        value, error = math.nan, sentence(mistake)  # the sweep's other jobs go on
-        print(f"train.py: {error}", file=sys.stderr)
-    keep_result(cfg, value, error)
-    return value
+        raise  # run.sweep.Summary notes it, and the sweep's other jobs go on
+    if found is None:
+        return None
+    keep_result(Path(HydraConfig.get().runtime.output_dir), overrides, time.monotonic() - began, found)
+    return found.value
 
 
 def whole(word: str) -> str:

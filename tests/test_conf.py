@@ -321,3 +321,24 @@ def test_a_search_cools_by_the_exponential_of_the_authors_code():
     search = compose("train", ["method=adabert", "scale=base", "task.labels=[a,b]"]).stages.search
     anneal = OmegaConf.to_container(search.callback.anneal, resolve=True)
     assert instantiate(anneal).schedule(40) == pytest.approx(0.449329, abs=1e-6)  # exp(-0.02 * 40)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml")))
+def test_every_launcher_composes(name):
+    cfg = compose("train", [f"hydra/launcher={name}"], return_hydra_config=True)
+    assert cfg.hydra.launcher._target_.startswith("hydra_plugins.hydra_")
+
+
+def test_slurm_is_told_nothing_that_its_launcher_does_not_know():
+    plugin = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
+    given = OmegaConf.load(CONF / "hydra" / "launcher" / "slurm.yaml")
+    assert OmegaConf.merge(OmegaConf.structured(plugin.SlurmQueueConf), given).max_num_timeout > 0  # a requeue goes on
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "hparams_search").glob("*.yaml") if path.stem != "any"))
+def test_every_search_draws_settings_that_its_method_has(name):
+    space = compose("train", [f"method={name}", f"hparams_search={name}"]).hparams_search.space
+    assert len(space) > 2
+    assert len(_runs(f"method={name}", *(f"{setting}={about.low}" for setting, about in space.items()))) == len(
+        _runs(f"method={name}")
+    )

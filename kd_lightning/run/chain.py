@@ -173,7 +173,7 @@ def _runs(cfg: DictConfig, default: DictConfig, demanded: bool, target: str, see
         folders[ARTIFACT + made.identity] = str(plain)
         about = {"stage": name, "scale": cfg.scale.name, "name": readable, "artifact": str(plain), "task": None}
         about |= {"identity": made.identity, "setting": made.setting}
-        about |= {word: _plain(cfg[word]) for word in ("logger", "ckpt_path", "checkpoint_minutes", "cache")}
+        about |= {word: _plain(cfg[word]) for word in ("logger", "ckpt_path", "checkpoint_minutes", "cache", "budget_ms")}
         about["starts_from"] = {
             who: folders[ARTIFACT + settled[who].identity] if who in settled else str(cfg.stages[who].path)
             for who in made.stage["starts_from"]

@@ -10,7 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+MISTAKES = (ValueError, HydraException, OmegaConfBaseException)  # a user's; anything else is ours
 CONF = Path(__file__).resolve().parents[2] / "conf"
 CHOICES = ("method=", "scale=", "task=", "student=", "experiment=", "augment=", "logger=")
 

@@ -1,9 +1,13 @@
 """What a person reads: the plan before a chain, the table after it."""
 
 import csv
+import json
+import math
 import statistics
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,12 +15,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from kd_lightning.keep import replace
 from kd_lightning.run.artifact import latency, load, megaflops, parameters
 from kd_lightning.run.chain import Plan, finished
+from kd_lightning.run.choice import Candidate, answer
 from kd_lightning.run.rehearsal import SHORT, Estimate
 from kd_lightning.run.results import Result, collect, differences, mean_and_deviation
 from kd_lightning.run.shown import csv_cell, printable
+from kd_lightning.run.sweep import Found
 
+KEPT = "table.json"  # in the artifact
 console = Console(markup=False, width=None if Console().is_terminal else 110)
 
 
@@ -55,12 +63,12 @@ def show_estimates(coming: list[DictConfig], found: dict[str, Estimate]) -> None
     show(filled(rows[::-1]), f"{about}; rows and tokens of an epoch" if seconds else "rows and tokens of an epoch")
 
 
-def show_table(chain: Plan) -> float:
-    """Print and write (`table.csv` in the artifact) teacher, student and what it is compared with; returns the student's
-    deciding metric.
+def show_table(chain: Plan) -> Found:
+    """Print teacher, student and what it is compared with, and write it into the artifact (`table.csv`; `table.json` is what
+    is shown again where all of it is there already); returns what the student scored.
 
     Of several seeds: the mean with the standard deviation, and the median. Below stands whether the students differ (paired
-    bootstrap). Latency is measured here, all models taking turns in this process.
+    bootstrap). Latency is measured once, all models taking turns in this process.
     """
     own = [run for run in chain.runs if run.setting == chain.setting]
     cfg = own[0]
@@ -68,6 +76,55 @@ def show_table(chain: Plan) -> float:
     others = [run for run in chain.runs if run.setting != chain.setting and run.metric == cfg.metric]
     others = [run for run in others if run.stage != "teacher" and run.artifact != teacher]
     results = collect(run.artifact for run in [*own, *others])
+    file, made_of = Path(cfg.artifact) / KEPT, [run.identity for run in [*own, *others]]
+    shown = kept(file, made_of, len(results) + (teacher is not None))
+    if shown is None:
+        shown = measured(cfg, results, teacher)
+        with suppress(OSError):  # an artifact that can only be read has its table shown and no more
+            write_csv(file.with_name("table.csv"), shown.rows)
+            replace(file, lambda path: path.write_text(json.dumps({"made_of": made_of} | asdict(shown), indent=1) + "\n"))
+    console.print(cfg.artifact, highlight=False, soft_wrap=True)
+    show(shown.rows, shown.caption)
+    for line in shown.lines:
+        console.print(printable(line), highlight=False, soft_wrap=True)
+    students = shown.rows[teacher is not None :]
+    if cfg.budget_ms is not None:
+        score = cfg.metric.rpartition("/")[2]
+        timed = [row for row in students if row.get("ms") and row.get(score)]
+        for line in answer(
+            [Candidate(row["model"], float(row[score].split()[0]), float(row["ms"])) for row in timed], cfg.budget_ms
+        ):
+            console.print(printable(line), highlight=False, soft_wrap=True)
+    row = students[0]
+    retention, ms, size = (float(row[name]) if row.get(name) else None for name in ("retention", "ms", "MB"))
+    return Found(cfg.metric, results[0].scores(cfg.metric), retention, ms, size, cfg.artifact)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A chain's end table, what stands below it, and the lines after it."""
+
+    rows: list[dict[str, str]]
+    caption: str
+    lines: list[str]
+
+
+def kept(file: Path, made_of: list[str], models: int) -> Shown | None:
+    """The table in the file, if it is one of these artifacts (their identities) and of so many models."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        shown = Shown(found["rows"], found["caption"], found["lines"])
+        texts = [shown.caption, *shown.lines, *(text for row in shown.rows for cell in row.items() for text in cell)]
+        figures = [float(row[name]) for row in shown.rows for name in ("retention", "ms", "MB") if row.get(name)]
+        whole = len(shown.rows) == models and all(isinstance(text, str) for text in texts) and all(map(math.isfinite, figures))
+        return shown if whole and found["made_of"] == made_of and len({tuple(row) for row in shown.rows}) == 1 else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # then it is measured again
+        return None
+
+
+def measured(cfg: DictConfig, results: list[Result], teacher: str | None) -> Shown:
+    """cfg: of the student. results: it, and then what it is compared with."""
+    seeds = len(results[0].folders)
     keys, name = (cfg.metric, cfg.metric.replace("val/", "test/")), cfg.metric.rpartition("/")[2]
     rows = [(result.name, str(result.folders[0]), *map(result.scores, keys)) for result in results]
     if teacher is not None:
@@ -84,7 +141,7 @@ def show_table(chain: Plan) -> float:
             {
                 "model": model_name,
                 name: mean_and_deviation(scores),
-                **({"median": f"{statistics.median(scores):.4f}" if scores else ""} if len(own) > 1 else {}),
+                **({"median": f"{statistics.median(scores):.4f}" if scores else ""} if seeds > 1 else {}),
                 f"{name} (test)": mean_and_deviation(tests),
                 "retention": f"{statistics.fmean(scores) / reference:.4f}" if scores and reference else "",
                 "parameters": f"{parameters(model) / 1e6:.2f}M",
@@ -94,20 +151,14 @@ def show_table(chain: Plan) -> float:
                 "speed-up": f"{times[0] / time:.1f}x" if time and times[0] else "",
             }
         )
-    table = filled(table)
-    with suppress(OSError):  # an artifact that can only be read has its table shown and no more
-        write_csv(Path(cfg.artifact) / "table.csv", table)
     machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32"
-    console.print(cfg.artifact, highlight=False, soft_wrap=True)
-    show(table, machine + (f"; ±: standard deviation over {len(own)} seeds" if len(own) > 1 else ""))
-    show_differences(results)
-    return statistics.fmean(results[0].scores(cfg.metric))
+    caption = machine + (f"; ±: standard deviation over {seeds} seeds" if seeds > 1 else "")
+    return Shown(filled(table), caption, [*lines_of_differences(results)])
 
 
-def show_differences(results: list[Result]) -> None:
+def lines_of_differences(results: list[Result]) -> Iterator[str]:
     for ours, theirs, found in differences(results):
-        line = f"{ours.name} less {theirs.name}, {ours.record.task.monitor} on {ours.record.task.name}: {found}"
-        console.print(line, highlight=False, soft_wrap=True)
+        yield f"{ours.name} less {theirs.name}, {ours.record.task.monitor} on {ours.record.task.name}: {found}"
 
 
 def figure(value: float | None, form: str) -> str:
