@@ -105,7 +105,8 @@ class LowResourceModel(PreTrainedModel):
 
 def _moved_to_front(ids: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """ids with the chosen tokens of each text first, in their order; and where these are now, [B, S] each."""
-    order = chosen.argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(ids.shape[1], device=ids.device)
+    order = torch.where(chosen.bool(), place, place + ids.shape[1]).argsort(dim=1)
     return ids.gather(1, order), chosen.gather(1, order)
 
 

@@ -26,7 +26,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from kd_lightning.encoder import INPUTS, Encoder, label_settings
 from kd_lightning.student.adabert.architecture import Architecture, from_dict, picture, random_like, read
-from kd_lightning.student.adabert.cell import Cell, Places, operation, run_cells
+from kd_lightning.student.adabert.cell import Cell, Everywhere, Places, operation, run_cells
 from kd_lightning.student.low_resource import classifier_spec
 from kd_lightning.views import Batch, Needs, Readout, View
 
@@ -115,7 +115,8 @@ class AdaBertForSequenceClassification(PreTrainedModel):
         output_hidden_states: bool = False,
         **_,
     ) -> SequenceClassifierOutput:
-        places = Places(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
+        kind = Everywhere if torch.compiler.is_exporting() else Places
+        places = kind(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         second = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         steps = [lambda name, x, cell=cell: cell.edges[name](x, places) for cell in self.cells]
         states = run_cells(steps, self.cells, *self.embeddings(input_ids, second, places))
