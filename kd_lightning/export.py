@@ -26,13 +26,13 @@ from kd_lightning.exported import ABOUT, ATTRIBUTES, FILES, TOKENIZER, Exported
 from kd_lightning.keep import replace, writing
 from kd_lightning.predict import Classifier
 from kd_lightning.run import manifest
+from kd_lightning.run.card import BEGIN, END
 from kd_lightning.run.reading import made_by
 from kd_lightning.run.report import show
 from kd_lightning.run.shown import printable
 
 TOLERANCE = 0.02
 NOTABLE = 1.1  # times as long as float32: what is measured within a tenth is alike
-BEGIN, END = "<!-- export -->", "<!-- /export -->"  # of our part of the card
 SETTING = "where the task's data are, as for train.py: glue=<folder>, task.files.train=mine.csv"
 NEEDED = {"onnx": ("onnxruntime", "onnxscript"), "int8": ("onnxruntime", "onnx"), "openvino": ("openvino",)}
 PARTS = {"onnx": ["model.onnx"], "int8": ["model.int8.onnx"], "openvino": ["openvino_model.xml", "openvino_model.bin"]}

@@ -18,27 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from kd_lightning.keep import replace
-from kd_lightning.run import manifest
+from kd_lightning.run import card, manifest
 from kd_lightning.run.record import METRICS, Record, Task
+from kd_lightning.run.results import collect
 from kd_lightning.run.shown import printable
 from kd_lightning.run.timing import times
-
-CARD = """---
-library_name: transformers
-tags: [kd-lightning]
----
-# {name}
-
-Made with kd-lightning: method {method}, stage {stage}, scale {scale}. Load it with `{loader}.from_pretrained`.
-
-| | |
-|---|---|
-{rows}
-
-Command: `{command}`
-
-The whole configuration is in `run.yaml`, the metrics in `metrics.json`, a task's validation logits in `predictions.parquet`.
-"""
 
 
 def parameters(model: nn.Module) -> int:
@@ -162,6 +146,18 @@ def export(distiller: L.LightningModule, folder: Path, dtype: torch.dtype) -> Pr
     return model.float()
 
 
+def facts(folder: Path, model: PreTrainedModel, max_length: int) -> dict[str, Any]:
+    """What is reported of a model beside its metrics; None is what could not be measured."""
+    size, length = sum(file.stat().st_size for file in folder.glob("*.safetensors")), min(64, max_length)
+    operations, (time,) = megaflops(model, length), latency([model], length)
+    return {
+        "parameters": parameters(model),
+        "megabytes": round(size / 1e6, 2),
+        f"megaflops ({length} tokens)": operations and round(operations, 3),
+        f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads, fastest tenth)": time and round(time, 2),
+    }
+
+
 def record(cfg: DictConfig, command: str, labels: Sequence[str]) -> Record:
     """What run.yaml says of a stage. labels: the student's, where the task learns its own from the rows."""
     known = {name: cfg[name] for name in ("name", "identity", "setting", "method", "stage", "scale", "seed", "metric")}
@@ -181,27 +177,7 @@ def save(
         if predictions is not None:
             parquet.write_table(predictions, folder / "predictions.parquet")
         (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        length = min(64, cfg.data.max_length)
-        operations, (time,) = megaflops(model, length), latency([model], length)
-        facts: dict[str, Any] = {
-            "parameters": parameters(model),
-            "megabytes": round(size / 1e6, 2),
-            f"megaflops ({length} tokens)": operations and round(operations, 3),
-            f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": time and round(time, 2),
-        }
-        known = {name: value for name, value in (metrics | facts).items() if value is not None}
-        shown = {name: f"{value:.4f}" if isinstance(value, float) else f"{value:,}" for name, value in known.items()}
-        card = CARD.format(
-            name=cfg.name,
-            method=cfg.method,
-            stage=cfg.stage,
-            scale=cfg.scale,
-            loader=f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}",
-            rows="\n".join(f"| {name} | {value} |" for name, value in shown.items()),
-            command=command,
-        )
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        card.write(folder, *collect([folder]), model, facts(folder, model, cfg.data.max_length), interval=False)
         manifest.write(folder)
 
     replace(Path(cfg.artifact), write)
