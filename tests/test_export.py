@@ -16,7 +16,7 @@ from kd_lightning.export_check import Figures, changed
 from kd_lightning.exported import Exported
 from kd_lightning.run import manifest
 from kd_lightning.run.timing import Time
-from kd_lightning.student.adabert.model import AdaBertConfig
+from kd_lightning.student.adabert.network import AdaBertConfig
 from kd_lightning.student.bilstm import BiLSTMConfig
 from kd_lightning.student.bow import BowConfig
 from kd_lightning.student.cnn import CNNConfig

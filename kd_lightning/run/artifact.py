@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 
 from kd_lightning.keep import replace
 from kd_lightning.run import card, manifest
+from kd_lightning.run.portable import add_code
 from kd_lightning.run.record import METRICS, Record, Task
 from kd_lightning.run.results import collect
 from kd_lightning.run.shown import printable
@@ -141,6 +142,7 @@ def export(distiller: L.LightningModule, folder: Path, dtype: torch.dtype) -> Pr
     """Write the student and its tokenizer as a Hugging Face folder. A head that no term trains is left out."""
     student = distiller.student
     model = (student.model if distiller.student_needs.logits else student.model.base_model).cpu().eval()
+    add_code(model, folder)
     model.to(dtype).save_pretrained(folder)
     student.tokenizer.save_pretrained(folder)
     return model.float()
