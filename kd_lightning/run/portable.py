@@ -37,10 +37,8 @@ def _files(module: str) -> dict[str, str]:
         module = wanted.pop()
         text = Path(find_spec(module).origin).read_text(encoding="utf-8")
         read = [node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
-        text = re.sub(
-            rf"^from {re.escape(OURS)}([\w.]+) import", lambda line: f"from .{_name(line[1])} import", text, flags=re.M
-        )
-        found[_name(module)] = re.sub(r"^Auto\w+\.register\(.*\)\n", "", text, flags=re.M).rstrip() + "\n"
+        text = re.sub(rf"^from {re.escape(OURS)}(?:\w+\.)*(\w+) import", r"from .\1 import", text, flags=re.MULTILINE)
+        found[_name(module)] = re.sub(r"^Auto\w+\.register\(.*\)\n", "", text, flags=re.MULTILINE).rstrip() + "\n"
         wanted += [name for name in read if name.startswith(OURS) and _name(name) not in found]
     return found
 
