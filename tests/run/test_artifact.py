@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, DebertaV2Config, DebertaV2ForMaskedLM
 
 from kd_lightning.data.batches import loader, validation_batches
+from kd_lightning.encoder import label_settings
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import MaskedLM
 from kd_lightning.run import artifact
@@ -66,7 +67,7 @@ def test_equal_architectures_are_timed_once_whatever_their_labels_are_called(mon
     monkeypatch.setattr(artifact, "times", lambda calls: [Time(len(calls) + place, 9.0) for place, _ in enumerate(calls)])
     words = {"vocab_size": 99, "embedding_size": 4}
     one, same, other = (
-        BiLSTMForSequenceClassification(BiLSTMConfig(hidden_size=size, id2label=dict(enumerate(labels)), **words)).eval()
+        BiLSTMForSequenceClassification(BiLSTMConfig(hidden_size=size, **label_settings(labels), **words)).eval()
         for size, labels in ((3, "ab"), (3, "cd"), (4, "ab"))
     )
     assert latency([one, same, other, one], 5) == [2, 2, 3, 2]
