@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kd_lightning.student.adabert.architecture import EDGES, OPERATIONS
 from kd_lightning.student.adabert.cell import Places, run_cells
-from kd_lightning.student.adabert.model import AdaBertConfig, represent
+from kd_lightning.student.adabert.network import AdaBertConfig, represent
 from kd_lightning.student.adabert.search import LARGEST, Draw, SearchNetwork
 from kd_lightning.views import Batch
 

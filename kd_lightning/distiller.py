@@ -98,11 +98,11 @@ class Distiller(L.LightningModule):
         """This does nothing: the metrics callback measures student and teacher on the batch."""
 
     def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
-        """The logits [B, C] of student and, if there is one, teacher, both classifiers, and the labels [B]."""
+        """The logits [B, C] of student and, if there is one, teacher, both classifiers, and the labels and lengths [B]."""
         rows = torch.arange(len(batch["labels"]), device=self.device)
         networks = {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
         logits = {who: network(batch, Needs(logits=True)).logits(rows).float() for who, network in networks.items()}
-        return {"label": batch["labels"], **logits}
+        return {"label": batch["labels"], "length": batch["attention_mask"].sum(1), **logits}
 
     def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> None:
         size, named = len(batch["input_ids"]), {f"{split}/loss/{name}": part for name, part in parts.items()}

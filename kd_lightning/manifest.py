@@ -10,13 +10,15 @@ from pathlib import Path
 
 FILE = "manifest.json"
 FOR_PEOPLE = ("README.md", "table.csv", "table.json")  # which may be edited
+CODE = ".py"  # of a kind of model, for who trusts it: nothing of ours reads it
 MOST = 1_000_000  # bytes
 AGAIN = "Run the stage again, or copy the artifact again from where it came."
 
 
 def write(folder: Path) -> None:
     """Write it, as the last file of a folder that is not yet in its place."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in (*FOR_PEOPLE, FILE)]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != CODE]
+    files = [file for file in files if file.name not in (*FOR_PEOPLE, FILE)]
     about = {file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in files}
     (folder / FILE).write_text(json.dumps({"files": about}, indent=1) + "\n", encoding="utf-8")
 

@@ -84,10 +84,12 @@ BUGS: dict[str, list[Change]] = {
     "the backward LSTM begins in the padding": [("student/bilstm", "lengths[:, None] - 1 - place, place)", "place, place)")],
     "a CNN's maximum over padding too": [("student/cnn", "maps.masked_fill(outside[:, None], 0)", "maps")],
     "a bag of words divided by its batch's length": [("student/bow", "x.sum(1) / lengths[:, None]", "x.mean(1)")],
-    "the first text is read with the second": [("student/low_resource", "real - second", "real")],
-    "the frozen vectors learn": [("student/low_resource", "frozen.requires_grad_(False)", "frozen.requires_grad_(True)")],
-    "words are hidden outside training too": [("student/low_resource", "if self.training and self.config", "if self.config")],
-    "padding is hidden as a word": [("student/low_resource", " & real.bool()", "")],
+    "the first text is read with the second": [("student/low_resource_model", "real - second", "real")],
+    "the frozen vectors learn": [("student/low_resource_model", "frozen.requires_grad_(False)", "frozen.requires_grad_(True)")],
+    "words are hidden outside training too": [
+        ("student/low_resource_model", "if self.training and self.config", "if self.config")
+    ],
+    "padding is hidden as a word": [("student/low_resource_model", " & real.bool()", "")],
     "another tokenizer's rows are the first one's": [("data/labelled", "other._fitting(tokenizer)", "self.tokenizer")],
     "the majority is of the classes": [("run/results", "labels.mode().values.expand_as", "labels.median().sub(1).expand_as")],
     "operations counted without attention": [("run/artifact", "sdpa_kernel(SDPBackend.MATH)", "sdpa_kernel(list(SDPBackend))")],
@@ -146,6 +148,28 @@ BUGS: dict[str, list[Change]] = {
             "return torch.stack([*found, found[0]]) * 0",
         )
     ],
+    "the gates of an exported LSTM in torch's order": [("export_onnx", "GATES = (0, 3, 1, 2)", "GATES = (0, 1, 2, 3)")],
+    "one input of an export for all": [
+        (
+            "export_onnx",
+            "(torch.ones(2, 7, dtype=torch.long) for _ in inputs)",
+            "(one for one in [torch.ones(2, 7, dtype=torch.long)] * len(inputs))",
+        )
+    ],
+    "padding counts where AdaBERT is exported": [
+        ("student/adabert/cell", "masked_fill(~self.real[..., None], fill)", "clone()")
+    ],
+    "an exported text is cut later": [("export", "enable_truncation(max_length,", "enable_truncation(2 * max_length,")],
+    "no export is refused": [("export", "if share > tolerance:", "if share > 1:")],
+    "a score that moved is the same answer": [("export_check", "> MOVED * theirs.std", "> theirs.std")],
+    "a cold model is timed": [("run/timing", "for _ in range(WARM_UP):", "for _ in range(0):")],
+    "names of labels make an architecture": [("run/artifact", ', "label2id": None', "")],
+    "a card names a path": [("run/card", "command = without_paths(record.command)", "command = record.command")],
+    "run.yaml goes to the hub": [("card", 'STAYS = ("run.yaml", ', "STAYS = (")],
+    "answers are averaged without their weights": [("teacher/answers", "weights=self.weights", "weights=None")],
+    "the worst of a sweep goes to the hub": [("card", "max(scores)[1]", "min(scores)[1]")],
+    "code beside a model is vouched for": [("manifest", " and file.suffix != CODE", "")],
+    "a model's code names the package": [("run/portable", "from .\\1 import", "from kd_lightning.student.\\1 import")],
     "zero derived": [("student/adabert/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
     "layer table by floor": [("method/adabert", "-(-layers * i // depth)", "layers * i // depth")],
     "a probe weighed by its loss": [("method/adabert", "[-F.cross_entropy(logits[rows]", "[F.cross_entropy(logits[rows]")],

@@ -1,10 +1,9 @@
 """What a run leaves: a Hugging Face folder that plain transformers loads, with the run's metrics and settings beside it."""
 
 import json
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 
 from kd_lightning import manifest
 from kd_lightning.keep import replace
+from kd_lightning.run import card
+from kd_lightning.run.portable import add_code
 from kd_lightning.run.record import METRICS, Record, Task
+from kd_lightning.run.results import collect
 from kd_lightning.run.shown import printable
-
-CARD = """---
-library_name: transformers
-tags: [kd-lightning]
----
-# {name}
-
-Made with kd-lightning: method {method}, stage {stage}, scale {scale}. Load it with `{loader}.from_pretrained`.
-
-| | |
-|---|---|
-{rows}
-
-Command: `{command}`
-
-The whole configuration is in `run.yaml`, the metrics in `metrics.json`, a task's validation logits in `predictions.parquet`.
-"""
+from kd_lightning.run.timing import times
 
 
 def parameters(model: nn.Module) -> int:
@@ -50,23 +36,23 @@ def parameters(model: nn.Module) -> int:
 UNMEASURABLE = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, AssertionError)
 
 
-@torch.inference_mode()
-def latency(models: list[PreTrainedModel], length: int, repeats: int = 30) -> list[float | None]:
-    """Milliseconds for one sequence of this length, median over repeats, the models taking turns (batch 1, float32, CPU).
+def architecture(model: PreTrainedModel) -> str:
+    """The model's kind and settings but for its labels' names: models with the same are equally large and fast."""
+    settings = model.config.to_dict()
+    settings |= {"id2label": model.config.num_labels, "label2id": None, "problem_type": None, "_name_or_path": None}
+    return f"{type(model).__name__} {json.dumps(settings, sort_keys=True, default=str)}"
 
-    None, and a sentence is printed, for one that cannot be measured.
-    """
-    times: list[list[float]] = [[] for _ in models]
-    running = [_asked(model, "latency", lambda model=model: bool(model(**_sequence(model, length)))) for model in models]
-    for turn in range(repeats + 3):  # the first three only warm up
-        for model, runs, measured in zip(models, running, times, strict=True):
-            if not runs:
-                continue
-            start = time.perf_counter()
-            model(**_sequence(model, length))
-            if turn >= 3:
-                measured.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(measured) if measured else None for measured in times]
+
+@torch.inference_mode()
+def latency(models: Sequence[PreTrainedModel], length: int) -> list[float | None]:
+    """Milliseconds for one sequence of this length: the fastest tenth (batch 1, float32). Models of one architecture are
+    measured once. None, and a sentence is printed, for one that cannot be measured."""
+    kinds = [architecture(model) for model in models]
+    calls = {kind: partial(model, **sequence(model, length)) for kind, model in zip(kinds, models, strict=True)}
+    names = {kind: type(model).__name__ for kind, model in zip(kinds, models, strict=True)}
+    calls = {kind: call for kind, call in calls.items() if asked(names[kind], "latency", lambda call=call: bool(call()))}
+    measured = dict(zip(calls, times(list(calls.values())), strict=True))
+    return [measured[kind].low if kind in measured else None for kind in kinds]
 
 
 @torch.inference_mode()
@@ -84,29 +70,31 @@ def megaflops(model: PreTrainedModel, length: int) -> float | None:
                 sdpa_kernel(SDPBackend.MATH),
                 FlopCounterMode(display=False) as counter,
             ):
-                model(**_sequence(model, length))
+                model(**sequence(model, length))
         return counter.get_total_flops() / 1e6
 
     try:
         for parameter in learned:  # the counter looks for the graph of one that a module takes as its input (DeBERTa)
             parameter.requires_grad_(False)
-        return _asked(model, "number of operations", count)
+        return asked(type(model).__name__, "number of operations", count)
     finally:
         for parameter in learned:
             parameter.requires_grad_(True)
 
 
-def _sequence(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
-    ids = torch.full((1, length), min(5, model.config.vocab_size - 1))
+def sequence(model: PreTrainedModel, length: int, batch: int = 1) -> dict[str, Tensor]:
+    """Inputs [B, S] without padding."""
+    ids = torch.full((batch, length), min(5, model.config.vocab_size - 1))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _asked(model: PreTrainedModel, what: str, question: Callable[[], Any]) -> Any:
+def asked(name: str, what: str, question: Callable[[], Any]) -> Any:
+    """The answer; None, and a sentence is printed, where a model of this name cannot give it."""
     try:
         return question()
     except UNMEASURABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        print(f"{type(model).__name__}: its {what} cannot be measured and is left out ({reason}).")
+        print(f"{name}: its {what} cannot be measured and is left out ({reason}).")
         return None
 
 
@@ -137,7 +125,8 @@ def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
 
 
 def predict(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningDataModule) -> pa.Table | None:
-    """The validation rows in order: `row` (from 0), `label` and the logits of `student` and `teacher`, a list each.
+    """The validation rows in order: `row` (from 0), `label`, `length` in the student's tokens, and the logits of `student` and
+    `teacher`, a list each.
 
     None where the run is about no task, or its student has no trained head.
     """
@@ -154,9 +143,22 @@ def export(distiller: L.LightningModule, folder: Path, dtype: torch.dtype) -> Pr
     """Write the student and its tokenizer as a Hugging Face folder. A head that no term trains is left out."""
     student = distiller.student
     model = (student.model if distiller.student_needs.logits else student.model.base_model).cpu().eval()
+    add_code(model, folder)
     model.to(dtype).save_pretrained(folder)
     student.tokenizer.save_pretrained(folder)
     return model.float()
+
+
+def facts(folder: Path, model: PreTrainedModel, max_length: int) -> dict[str, Any]:
+    """What is reported of a model beside its metrics; None is what could not be measured."""
+    size, length = sum(file.stat().st_size for file in folder.glob("*.safetensors")), min(64, max_length)
+    operations, (time,) = megaflops(model, length), latency([model], length)
+    return {
+        "parameters": parameters(model),
+        "megabytes": round(size / 1e6, 2),
+        f"megaflops ({length} tokens)": operations and round(operations, 3),
+        f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads, fastest tenth)": time and round(time, 2),
+    }
 
 
 def record(cfg: DictConfig, command: str, labels: Sequence[str]) -> Record:
@@ -178,27 +180,7 @@ def save(
         if predictions is not None:
             parquet.write_table(predictions, folder / "predictions.parquet")
         (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        length = min(64, cfg.data.max_length)
-        operations, (time,) = megaflops(model, length), latency([model], length)
-        facts: dict[str, Any] = {
-            "parameters": parameters(model),
-            "megabytes": round(size / 1e6, 2),
-            f"megaflops ({length} tokens)": operations and round(operations, 3),
-            f"milliseconds (batch 1, {length} tokens, {torch.get_num_threads()} threads)": time and round(time, 2),
-        }
-        known = {name: value for name, value in (metrics | facts).items() if value is not None}
-        shown = {name: f"{value:.4f}" if isinstance(value, float) else f"{value:,}" for name, value in known.items()}
-        card = CARD.format(
-            name=cfg.name,
-            method=cfg.method,
-            stage=cfg.stage,
-            scale=cfg.scale,
-            loader=f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}",
-            rows="\n".join(f"| {name} | {value} |" for name, value in shown.items()),
-            command=command,
-        )
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        card.write(folder, *collect([folder]), model, facts(folder, model, cfg.data.max_length), interval=False)
         manifest.write(folder)
 
     replace(Path(cfg.artifact), write)

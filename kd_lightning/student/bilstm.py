@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from kd_lightning.student.low_resource import LowResourceConfig, LowResourceModel
+from kd_lightning.student.low_resource_model import LowResourceConfig, LowResourceModel
 
 
 class BiLSTMConfig(LowResourceConfig):
@@ -49,4 +49,5 @@ class BiLSTMForSequenceClassification(LowResourceModel):
 
 
 AutoConfig.register(BiLSTMConfig.model_type, BiLSTMConfig)
+AutoModel.register(BiLSTMConfig, BiLSTMForSequenceClassification)
 AutoModelForSequenceClassification.register(BiLSTMConfig, BiLSTMForSequenceClassification)

@@ -1,9 +1,9 @@
 """A bag of words: the mean of its word vectors (the MLP student of Wasserblat et al. 2020)."""
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from kd_lightning.student.low_resource import LowResourceConfig, LowResourceModel
+from kd_lightning.student.low_resource_model import LowResourceConfig, LowResourceModel
 
 
 class BowConfig(LowResourceConfig):
@@ -27,4 +27,5 @@ class BowForSequenceClassification(LowResourceModel):
 
 
 AutoConfig.register(BowConfig.model_type, BowConfig)
+AutoModel.register(BowConfig, BowForSequenceClassification)
 AutoModelForSequenceClassification.register(BowConfig, BowForSequenceClassification)

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from kd_lightning.student.low_resource import LowResourceConfig, LowResourceModel
+from kd_lightning.student.low_resource_model import LowResourceConfig, LowResourceModel
 
 
 class CNNConfig(LowResourceConfig):
@@ -44,4 +44,5 @@ class CNNForSequenceClassification(LowResourceModel):
 
 
 AutoConfig.register(CNNConfig.model_type, CNNConfig)
+AutoModel.register(CNNConfig, CNNForSequenceClassification)
 AutoModelForSequenceClassification.register(CNNConfig, CNNForSequenceClassification)

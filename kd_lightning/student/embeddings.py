@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.encoder import Encoder, vocabulary_id
-from kd_lightning.student.low_resource import UNIFORM
+from kd_lightning.student.low_resource_model import UNIFORM
 
 
 class Vectors(Protocol):

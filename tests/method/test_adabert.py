@@ -13,7 +13,7 @@ from kd_lightning.callback.architecture import ReportArchitecture
 from kd_lightning.data.batches import loader, training_batches
 from kd_lightning.method.adabert import AdaBERT, ProbeMatch, Search, layer_table
 from kd_lightning.student.adabert.architecture import OPERATIONS
-from kd_lightning.student.adabert.model import AdaBertConfig
+from kd_lightning.student.adabert.network import AdaBertConfig
 from kd_lightning.student.adabert.search import LARGEST, SearchNetwork
 from kd_lightning.views import Readout, Spec, View
 

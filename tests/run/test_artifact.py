@@ -14,9 +14,12 @@ from omegaconf import OmegaConf
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, DebertaV2Config, DebertaV2ForMaskedLM
 
 from kd_lightning.data.batches import loader, validation_batches
+from kd_lightning.encoder import label_settings
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import MaskedLM
+from kd_lightning.run import artifact
 from kd_lightning.run.artifact import latency, megaflops, predict, save
+from kd_lightning.run.timing import Time
 from kd_lightning.student.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_lightning.student.cnn import CNNConfig, CNNForSequenceClassification
 
@@ -51,11 +54,23 @@ def test_the_logits_of_student_and_teacher_are_kept_row_by_row(make_encoder, eng
     kept = predict(trainer, DistilBERTTask(temperature=1.0, soft=1.0, gold=1.0, **engine(student, teacher)), data).to_pydict()
     assert kept["row"] == list(range(10))
     assert kept["label"] == labels
+    assert kept["length"] == [3 + (row * 5) % 13 for row in range(10)]  # with [CLS] and [SEP]
     for who, network in (("student", student), ("teacher", teacher)):
         for text, logits in zip(texts, kept[who], strict=True):
             with torch.no_grad():
                 alone = network.model(**network.tokenizer(text, return_tensors="pt")).logits[0]
             torch.testing.assert_close(torch.tensor(logits), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_equal_architectures_are_timed_once_whatever_their_labels_are_called(monkeypatch):
+    """And others, if only in their width, by themselves."""
+    monkeypatch.setattr(artifact, "times", lambda calls: [Time(len(calls) + place, 9.0) for place, _ in enumerate(calls)])
+    words = {"vocab_size": 99, "embedding_size": 4}
+    one, same, other = (
+        BiLSTMForSequenceClassification(BiLSTMConfig(hidden_size=size, **label_settings(labels), **words)).eval()
+        for size, labels in ((3, "ab"), (3, "cd"), (4, "ab"))
+    )
+    assert latency([one, same, other, one], 5) == [2, 2, 3, 2]
 
 
 def test_a_stage_without_a_task_keeps_none(make_encoder, engine, trainer):
@@ -140,7 +155,7 @@ def test_a_figure_that_cannot_be_had_is_left_out_and_said(capsys):
     other = BertForMaskedLM(BertConfig(vocab_size=3, max_position_embeddings=32, **shape)).eval()
     assert megaflops(model, 9) is None
     assert "BertForMaskedLM: its number of operations cannot be measured and is left out (" in capsys.readouterr().out
-    times = latency([model, other], 9, repeats=2)
+    times = latency([model, other], 9)
     assert times[0] is None
     assert times[1] > 0
     assert "BertForMaskedLM: its latency cannot be measured and is left out (" in capsys.readouterr().out

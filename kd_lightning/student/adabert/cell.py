@@ -19,7 +19,7 @@ class Places:
     """Where the real positions of a batch are: N of B · S. mask [B, S]; a text without a real position has its first one."""
 
     def __init__(self, mask: Tensor) -> None:
-        real = mask.bool() | (torch.arange(mask.shape[1], device=mask.device) < 1) & ~mask.any(1, keepdim=True)
+        real = _real(mask)
         self.shape = mask.shape
         self.index = real.flatten().nonzero().squeeze(-1)  # [N]
         self.text = self.index // mask.shape[1]  # [N], of which text
@@ -44,6 +44,34 @@ class Places:
         """[N, C] -> [B, C], the mean of each text."""
         total = x.new_zeros(len(self.lengths), x.shape[1], dtype=torch.float).index_add(0, self.text, x.float())
         return total / self.lengths[:, None]
+
+
+class Everywhere(Places):
+    """The same for an exporter, which cannot follow a number of rows that depends on the data: every position is a row,
+    N = B · S, and what lies outside a text is set to the fill wherever a convolution, a pool or a mean could see it.
+
+    It is for BatchNorms with statistics of their own alone: the batch's would be taken over padding too.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.real, self.shape = _real(mask), mask.shape
+        self.index = torch.arange(mask.shape[0] * mask.shape[1], device=mask.device)
+        ones = self.real.float()[:, None, None]
+        self.neighbours = self.pack(F.avg_pool2d(ones, (1, 3), 1, (0, 1)) * 3).clamp(min=1)
+
+    def texts(self, x: Tensor, fill: float = 0.0) -> Tensor:
+        return x.view(*self.shape, -1).masked_fill(~self.real[..., None], fill)
+
+    def pack(self, x: Tensor) -> Tensor:
+        return x.squeeze(2).transpose(1, 2).flatten(0, 1)
+
+    def mean(self, x: Tensor) -> Tensor:
+        return self.texts(x.float()).sum(1) / self.real.sum(1, keepdim=True)
+
+
+def _real(mask: Tensor) -> Tensor:
+    """[B, S]: a text without a real position has its first one."""
+    return mask.bool() | (torch.arange(mask.shape[1], device=mask.device) < 1) & ~mask.any(1, keepdim=True)
 
 
 class Convolution(nn.Module):

@@ -21,15 +21,8 @@ from torch.nn import functional as F
 from kd_lightning.encoder import INPUTS, Encoder
 from kd_lightning.student.adabert.architecture import EDGES, OPERATIONS, Architecture, derive, size, work
 from kd_lightning.student.adabert.cell import Cell, Places, Step, operation, run_cells
-from kd_lightning.student.adabert.model import (
-    AdaBertConfig,
-    AdaBertForSequenceClassification,
-    Embeddings,
-    TwoTexts,
-    config_for,
-    represent,
-    set_words,
-)
+from kd_lightning.student.adabert.model import Embeddings, config_for, set_words
+from kd_lightning.student.adabert.network import AdaBertConfig, AdaBertForSequenceClassification, TwoTexts, represent
 from kd_lightning.student.low_resource import classifier_spec
 from kd_lightning.views import Batch, Needs, Readout, View
 

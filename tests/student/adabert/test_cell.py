@@ -27,7 +27,8 @@ from kd_lightning.student.adabert.architecture import (
     work,
 )
 from kd_lightning.student.adabert.cell import Cell, Places, operation
-from kd_lightning.student.adabert.model import AdaBertConfig, AdaBertForSequenceClassification, student
+from kd_lightning.student.adabert.model import student
+from kd_lightning.student.adabert.network import AdaBertConfig, AdaBertForSequenceClassification
 from kd_lightning.views import Needs
 
 # The cell that PaddleSlim has for MRPC: 30 taps.

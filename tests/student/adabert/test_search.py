@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from kd_lightning.student.adabert.architecture import EDGES, OPERATIONS, Architecture
 from kd_lightning.student.adabert.cell import Places, run_cells
-from kd_lightning.student.adabert.model import AdaBertConfig, represent
+from kd_lightning.student.adabert.network import AdaBertConfig, represent
 from kd_lightning.student.adabert.search import LARGEST, Choice, Draw, SearchNetwork, costs, efficiency
 from kd_lightning.views import Needs
 
