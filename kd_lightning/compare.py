@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.run import reading
 from kd_lightning.run.artifact import latency, megaflops, parameters
-from kd_lightning.run.report import figure, filled, show, show_differences, write_csv
+from kd_lightning.run.report import console, figure, filled, lines_of_differences, show, write_csv
 from kd_lightning.run.results import Result, collect, mean_and_deviation
 from kd_lightning.run.shown import markdown_cell, printable
 
@@ -183,7 +183,8 @@ def main() -> None:
             chosen.markdown.write_text(markdown(table), encoding="utf-8")
         if chosen.csv:
             write_csv(chosen.csv, table)
-        show_differences([result for result in results if result.record.stage != "teacher"])
+        for line in lines_of_differences([result for result in results if result.record.stage != "teacher"]):
+            console.print(line, highlight=False, soft_wrap=True)
     except (ValueError, OSError) as error:
         sys.exit(printable(f"compare: {error}"))
 
