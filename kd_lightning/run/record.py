@@ -1,7 +1,7 @@
 """What an artifact says of itself: `run.yaml` and `metrics.json`, read as data and checked field by field.
 
 run.yaml is plain YAML: no tag and no interpolation means anything in it. Its last entry, `settings`, is the whole
-configuration of the run, for people; nothing reads it back.
+configuration of the run, for people; of it nothing is read back but the number of labels.
 """
 
 import json
@@ -89,6 +89,26 @@ class Record:
 
 def read(folder: Path) -> Record:
     """The record of the run that left this folder; raises ValueError where there is none or something in it is wrong."""
+    file, found = folder / FILE, _fields(folder)
+    if "distiller" in found or (isinstance(found.get("method"), dict) and "name" in found["method"]):
+        raise ValueError(f"{file} was made by an earlier version of kd-lightning. Run the stage again.")
+    try:
+        task = None if found.get("task", 0) is None else _made(Task, found.get("task"), "task.")
+        return _made(Record, {**found, "task": task}, "")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}. {AGAIN}") from error
+
+
+def label_budget(folder: Path) -> int | None:
+    """How many labels the run's settings say that it kept of its training rows. None: all, or nothing that is a number."""
+    found: Any = _fields(folder)
+    for name in ("settings", "data", "label_budget"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+
+
+def _fields(folder: Path) -> dict[str, Any]:
+    """What run.yaml says, as it stands there."""
     file = folder / FILE
     if not file.is_file():
         raise ValueError(f"{folder}: no artifact is there (a folder with {FILE} and model.safetensors, which a stage leaves).")
@@ -99,13 +119,7 @@ def read(folder: Path) -> Record:
         raise ValueError(f"{file} cannot be read as plain YAML ({said[:200]}). {AGAIN}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file} holds no fields. {AGAIN}")
-    if "distiller" in found or (isinstance(found.get("method"), dict) and "name" in found["method"]):
-        raise ValueError(f"{file} was made by an earlier version of kd-lightning. Run the stage again.")
-    try:
-        task = None if found.get("task", 0) is None else _made(Task, found.get("task"), "task.")
-        return _made(Record, {**found, "task": task}, "")
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}. {AGAIN}") from error
+    return found
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
