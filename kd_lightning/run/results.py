@@ -150,8 +150,8 @@ def teacher_of(result: Result, results: Iterable[Result]) -> Result | None:
 
 def teacher_scores(result: Result, results: Iterable[Result], key: str) -> list[float]:
     """What a result's teacher scores in its metric `<split>/student/<name>`: the figure of the teacher's own artifact where it
-    is among these. Otherwise that of the student's run, which in mixed precision has the teacher's weights in bfloat16, so
-    that a row or two come out otherwise."""
+    is among these. Otherwise that of the student's run, which may differ in some rows: in mixed precision it has the teacher's
+    weights in bfloat16."""
     own = teacher_of(result, results)
     if own is not None and own.scores(key):
         return own.scores(key)
