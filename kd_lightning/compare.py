@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from transformers.utils.logging import disable_progress_bar
 
 from kd_lightning.run import reading
+from kd_lightning.run.advice import advice, recalls
 from kd_lightning.run.artifact import latency, megaflops, parameters
 from kd_lightning.run.report import console, figure, filled, lines_of_differences, show, write_csv
-from kd_lightning.run.results import Result, collect, mean_and_deviation
+from kd_lightning.run.results import Result, collect, mean_and_deviation, teacher_scores
 from kd_lightning.run.shown import markdown_cell, printable
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -36,7 +37,7 @@ def find(paths: list[str]) -> list[Result]:
         if not below:
             raise ValueError(f"{path}: no artifact is there (a folder with metrics.json and run.yaml, which a stage leaves).")
         folders |= dict.fromkeys(folder.resolve() for folder in below)
-    results = [result for result in collect(folders) if _measures_a_task(result)]
+    results = [result for result in collect(folders) if result.measures_a_task]
     if not results:
         raise ValueError(f"{', '.join(paths)}: no stage there measures a task; run stage=task first, or stage=teacher.")
     for result in results:
@@ -49,11 +50,6 @@ def find(paths: list[str]) -> list[Result]:
 def _is_artifact(folder: Path) -> bool:
     """Whether a stage has left this folder, even if it is damaged now."""
     return (folder / "run.yaml").is_file() or (folder / "manifest.json").is_file()
-
-
-def _measures_a_task(result: Result) -> bool:
-    task = result.record.task
-    return task is not None and result.record.metric == f"val/student/{task.monitor}"
 
 
 def _place(result: Result) -> tuple:
@@ -96,6 +92,8 @@ def _line(result: Result, results: list[Result], speed: tuple[int, float | None,
         "model": result.name,
         "metric": task.monitor,
         "value": mean_and_deviation(scores),
+        "test": mean_and_deviation(result.scores(record.metric.replace("val/", "test/"))),
+        "macro F1": mean_and_deviation(result.macro_f1) if result.uneven else "",
         "seeds": str(len(scores)),
         "retention": _retention(result, results),
         "parameters": f"{size / 1e6:.2f}M",
@@ -111,12 +109,12 @@ def _retention(result: Result, results: list[Result]) -> str:
     if result.record.stage == "teacher":
         return ""
     own = result.record
-    key = own.metric.replace("/student/", "/teacher/")
-    scores, teachers = result.scores(own.metric), result.scores(key)
-    if not teachers:
-        same = (other for other in results if other.record.task.name == own.task.name)
-        taught = [other for other in same if other.record.scale == own.scale and other.scores(key)]
-        teachers = taught[0].scores(key) if len({other.record.teacher for other in taught}) == 1 else []
+    scores, teachers = result.scores(own.metric), teacher_scores(result, results, own.metric)
+    if own.teacher is None:
+        same = [other for other in results if (other.record.task.name, other.record.scale) == (own.task.name, own.scale)]
+        taught = [other for other in same if other.record.teacher is not None]
+        one = len({other.record.teacher for other in taught}) == 1
+        teachers = teacher_scores(taught[0], results, own.metric) if one else []
     return f"{statistics.fmean(scores) / statistics.fmean(teachers):.4f}" if any(teachers) else ""
 
 
@@ -183,7 +181,8 @@ def main() -> None:
             chosen.markdown.write_text(markdown(table), encoding="utf-8")
         if chosen.csv:
             write_csv(chosen.csv, table)
-        for line in lines_of_differences([result for result in results if result.record.stage != "teacher"]):
+        students = [result for result in results if result.record.stage != "teacher"]
+        for line in (*lines_of_differences(students), *recalls(results), *advice(results)):
             console.print(line, highlight=False, soft_wrap=True)
     except (ValueError, OSError) as error:
         sys.exit(printable(f"compare: {error}"))

@@ -73,6 +73,31 @@ def test_the_baseline_is_held_against_the_teacher_of_its_task(artifact, tmp_path
     assert rows["rte", "finetune"]["retention"] == rows["sst2", "teacher"]["retention"] == ""
 
 
+def test_the_test_column_and_macro_f1_stand_beside_the_value(artifact, tmp_path, monkeypatch, capfd):
+    """Four rows of each class are even; six and two are not: F1 of 12/13 and 2/3."""
+    folder = artifact("tinybert", metrics=accuracy(0.875) | {"test/student/accuracy": 0.6}, classes=[0] * 7 + [1])
+    (row,) = [row for row in compare(find([folder])) if row["model"] == "tinybert"]
+    assert row["test"] == "0.6000"
+    assert "macro F1" not in row
+    rows = parquet.read_table(f"{folder}/predictions.parquet").to_pydict() | {"label": [0] * 6 + [1, 1]}
+    parquet.write_table(pa.table(rows), f"{folder}/predictions.parquet")
+    (row,) = [row for row in compare(find([folder])) if row["model"] == "tinybert"]
+    assert row["macro F1"] == f"{(12 / 13 + 2 / 3) / 2:.4f}"
+    monkeypatch.setattr(sys, "argv", ["compare", folder])
+    main()
+    assert "recall by class: yes 0.5000 of 2, no 1.0000 of 6" in capfd.readouterr().out
+
+
+def test_retention_is_over_the_teachers_own_score_where_it_is_compared(artifact, write_record, tmp_path):
+    teacher = artifact("finetune", stage="teacher", metrics=accuracy(0.9))
+    student = Path(artifact("tinybert", metrics=accuracy(0.72, 0.8)))
+    settings = {"method": "tinybert", "name": "tinybert", "setting": "0" * 16, "teacher": teacher}
+    write_record(student, **settings)
+    rows = {row["model"]: row for row in compare(find([str(tmp_path)]))}
+    assert rows["tinybert"]["retention"] == "0.8000"
+    assert rows["teacher"]["retention"] == ""
+
+
 def test_parameters_are_those_of_each_model(artifact, tmp_path, make_encoder):
     artifact("tinybert", metrics=accuracy(0.7), layers=2, hidden=64)
     artifact("finetune", metrics=accuracy(0.7), layers=4, hidden=128)

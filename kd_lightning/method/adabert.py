@@ -9,7 +9,6 @@ together with where these differ. The teacher's answers and those of its probes 
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -36,19 +35,22 @@ def layer_table(depth: int, layers: int) -> list[int]:
 class ProbeMatch(Term):
     """Probes on the student's layers against the teacher's, layer by layer: Σ_i w_i · CE(P_t,⌈J i / K⌉, P_s,i).
 
-    A student's probe is a linear of tanh of the layer's mean over real positions; it is trained with the run and left behind at
-    export. attentive: w = softmax(-CE of the teacher's probe on the batch's gold labels), so that better layers weigh more;
-    else every w is 1 / (K + 1).
+    A student's probe is a linear of tanh of the layer's mean over real positions; it is trained with the run and left
+    behind at export. every_depth: the student may show fewer layers than it has, and each depth has linears of its own,
+    since the targets of a layer are others at another depth. attentive: w = softmax(-CE of the teacher's probe on the
+    batch's gold labels), so that better layers weigh more; else every w is 1 / (K + 1).
     """
 
-    def __init__(self, weight: float, *, attentive: bool, temperature: float) -> None:
+    def __init__(self, weight: float, *, attentive: bool, temperature: float, every_depth: bool) -> None:
         super().__init__(weight)
-        self.attentive, self.temperature = attentive, temperature
-        self.linears = nn.ModuleList()
+        self.attentive, self.temperature, self.every_depth = attentive, temperature, every_depth
+        self.linears = nn.ModuleDict()  # depth -> one for each layer 0..depth
 
     def bind(self, student: Spec, teacher: Spec | None) -> None:
         self.layers = teacher.layers
-        self.linears = nn.ModuleList(nn.Linear(student.hidden, len(student.labels)) for _ in range(student.layers + 1))
+        for depth in range(1 if self.every_depth else student.layers, student.layers + 1):
+            linears = (nn.Linear(student.hidden, len(student.labels)) for _ in range(depth + 1))
+            self.linears[str(depth)] = nn.ModuleList(linears)
         self.needs = (Needs(hidden=frozenset(range(student.layers + 1))), Needs(probes=True))
 
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
@@ -57,10 +59,10 @@ class ProbeMatch(Term):
         weights = (
             self.weights(theirs, batch) if self.attentive else real.new_full((depth + 1,), 1, dtype=torch.float) / (depth + 1)
         )
-        total = 0.0
+        total, linears = 0.0, self.linears[str(depth)]
         for i, weight in enumerate(weights):
             mean = (student.hidden[i].float() * real).sum(1) / real.sum(1)  # [B, D]
-            total = total + weight * soft_cross_entropy(self.linears[i](mean.tanh()), theirs[i], self.temperature)
+            total = total + weight * soft_cross_entropy(linears[i](mean.tanh()), theirs[i], self.temperature)
         return total
 
     @staticmethod
@@ -83,11 +85,21 @@ class AdaBERT(Distiller):
     (student.inherit=true goes on).
     """
 
-    def __init__(self, *, gold: float, soft: float, probes: float, attentive: bool, temperature: float, **engine) -> None:
+    def __init__(
+        self,
+        *,
+        gold: float,
+        soft: float,
+        probes: float,
+        attentive: bool,
+        temperature: float,
+        every_depth: bool = False,
+        **engine,
+    ) -> None:
         terms = {
             "gold": HardTargets(gold, rows=labelled_examples),
             "soft": SoftTargets(soft, loss=partial(soft_cross_entropy, temperature=temperature), rows=examples),
-            "probes": ProbeMatch(probes, attentive=attentive, temperature=temperature),
+            "probes": ProbeMatch(probes, attentive=attentive, temperature=temperature, every_depth=every_depth),
         }
         super().__init__(terms=terms, **engine)
 
@@ -95,12 +107,18 @@ class AdaBERT(Distiller):
 class Search(AdaBERT):
     """Search stage: each step draws an operation for each edge and a number d of cells, by Gumbel-Softmax at `relaxation`.
 
-        L = Σ_d y_d · L_d  +  efficiency · K / Kmax · mean over edges of Σ_o y_o cost_o,      K = Σ_d d · y_d
+        L = Σ_d y_d · L_d  +  efficiency · K / 8 · mean over edges of Σ_o y_o cost_o,      K = Σ_d d · y_d
 
-    L_d is the task stage's loss of the first d cells. One loss moves weights and choice on the same rows, as in the PyTorch
-    code. choice: the optimizer's settings for the choice (lr, betas, weight_decay). cost_length: see `search.costs`.
-    settle: how many batches the BatchNorms of the network found so far read before it is measured or exported.
+    L_d is the task stage's loss of the first d cells. wait: the choice rests for this share of the updates, because shallow
+    networks and operations without weights are good at once, and the others only when they have learnt. One loss moves
+    weights and choice on the same rows, as in the PyTorch code. choice: the optimizer's settings for the choice (lr, betas,
+    weight_decay). cost_length: see `search.costs`. settle: how many batches the BatchNorms of the network found so far read
+    before it is measured or exported.
 
+    Deviation: the depth learns from the gold and the soft part of L_d alone. The probes' part holds the entropy of its own
+    targets, which differs between depths, so that each further cell would cost something even of a perfect student. The PyTorch
+    code also lets no gradient of the probes reach the depth; EasyTransfer does.
+    Deviation: the paper's choice learns from the first update on (wait=0).
     Deviation: one optimizer, with one schedule and one clip, for weights and choice, each at its own rate; the PyTorch code
     has SGD for the weights, EasyTransfer two Adams. Weights of operations that were not drawn rest: no decay, no momentum.
     """
@@ -112,32 +130,43 @@ class Search(AdaBERT):
         cost_length: int,
         choice: Mapping[str, Any],
         settle: int,
+        wait: float = 1 / 3,
         **method,
     ) -> None:
-        super().__init__(**method)
-        self.efficiency, self.choice, self.settle = efficiency, dict(choice), settle
+        super().__init__(every_depth=True, **method)
+        if not 0 <= wait < 1:
+            raise ValueError(f"wait={wait}: give the share of the updates in which the choice rests, from 0 to less than 1.")
+        self.efficiency, self.choice, self.settle, self.wait = efficiency, dict(choice), settle, wait
         self.register_buffer("cost", costs(self.student.spec.hidden, cost_length), persistent=False)
         self.relaxation = 1.0  # an annealing callback changes it
+        self.resting = False  # without a trainer; each batch says
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         draw = self.student.choice.draw(self.relaxation)
+        if self.resting:
+            draw = draw.detach()
         price = efficiency(draw, self.cost)
         loss, parts = self._distil(batch, draw)
         loss = loss + self.efficiency * price
         self._log("train", loss, parts | {"efficiency": price.detach()}, batch)
         return loss
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.resting = self.global_step < self.wait * self.trainer.estimated_stepping_batches
+
     def _distil(self, batch: Batch, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        """Σ_d y_d · L_d, and the parts of the drawn depth."""
+        """The drawn depth's loss, with the gradient for the depth, and its parts."""
         with torch.no_grad():
             teacher = self.teacher(batch, self.teacher_needs)
-        drawn, losses, parts = int(draw.depth.argmax()), [], {}
-        for number, student in enumerate(self.student.body(batch, draw)):
-            with nullcontext() if number == drawn else torch.no_grad():
-                loss, found = self.objective(student, teacher, batch)
-            losses.append(loss)
-            parts = found if number == drawn else parts
-        return (draw.depth * torch.stack(losses)).sum(), parts
+        shown, drawn = self.student.body(batch, draw), int(draw.depth.argmax())
+        loss, parts = self.objective(shown[drawn], teacher, batch)
+        if self.resting:
+            return loss, parts
+        compared = [term for name, term in self.objective.terms.items() if name in ("gold", "soft")]
+        with torch.no_grad():
+            by_depth = [sum(term.weight * term(student, teacher, batch) for term in compared) for student in shown]
+            losses = torch.stack([torch.as_tensor(found, device=loss.device) for found in by_depth])  # [K]
+        return loss + (draw.depth * losses).sum() - losses[drawn], parts
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = decay_groups([self.student.body, self.objective], self.weight_decay)

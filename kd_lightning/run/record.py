@@ -1,7 +1,8 @@
 """What an artifact says of itself: `run.yaml` and `metrics.json`, read as data and checked field by field.
 
 run.yaml is plain YAML: no tag and no interpolation means anything in it. Its last entry, `settings`, is the whole
-configuration of the run, for people; nothing but the report reads it back, and that only to show it.
+configuration of the run, for people; of it nothing is read back but the number of labels, and all of it by the report, to show
+it.
 """
 
 import json
@@ -107,7 +108,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return found
 
 
+def label_budget(folder: Path) -> int | None:
+    """How many labels the run's settings say that it kept of its training rows. None: all, or nothing that is a number."""
+    found: Any = _fields(folder)
+    for name in ("settings", "data", "label_budget"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+
+
 def _fields(folder: Path) -> dict[str, Any]:
+    """What run.yaml says, as it stands there."""
     file = folder / FILE
     if not file.is_file():
         raise ValueError(f"{folder}: no artifact is there (a folder with {FILE} and model.safetensors, which a stage leaves).")

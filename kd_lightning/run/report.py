@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from kd_lightning.keep import replace
+from kd_lightning.run.advice import advice, recalls
 from kd_lightning.run.artifact import latency, load, megaflops, parameters
 from kd_lightning.run.chain import Plan, finished
 from kd_lightning.run.choice import Candidate, answer
+from kd_lightning.run.record import FILE
 from kd_lightning.run.rehearsal import SHORT, Estimate
-from kd_lightning.run.results import Result, collect, differences, mean_and_deviation
+from kd_lightning.run.results import Result, collect, differences, mean_and_deviation, teacher_scores
 from kd_lightning.run.shown import csv_cell, printable
 from kd_lightning.run.sweep import Found
 
@@ -127,13 +129,14 @@ def measured(cfg: DictConfig, results: list[Result], teacher: str | None) -> Sho
     seeds = len(results[0].folders)
     keys, name = (cfg.metric, cfg.metric.replace("val/", "test/")), cfg.metric.rpartition("/")[2]
     rows = [(result.name, str(result.folders[0]), *map(result.scores, keys)) for result in results]
+    known = [*results, *(collect([teacher]) if teacher and (Path(teacher) / FILE).is_file() else [])]
     if teacher is not None:
-        theirs = (results[0].scores(f"{split}/teacher/{name}")[:1] for split in ("val", "test"))
-        rows.insert(0, ("teacher", teacher, *theirs))
+        rows.insert(0, ("teacher", teacher, *(teacher_scores(results[0], known, key)[:1] for key in keys)))
     length = min(64, cfg.data.max_length)
     models = [load(folder) for _, folder, _, _ in rows]
     times = latency(models, length)
-    reference = 0.0 if name.endswith("loss") else statistics.fmean(rows[0][2] or [0.0])  # of a loss nothing is retained
+    nothing = teacher is None or name.endswith("loss")  # is retained of a loss, or without a teacher
+    reference = 0.0 if nothing else statistics.fmean(rows[0][2] or [0.0])
     table = []
     for (model_name, folder, scores, tests), model, time in zip(rows, models, times, strict=True):
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
@@ -151,9 +154,9 @@ def measured(cfg: DictConfig, results: list[Result], teacher: str | None) -> Sho
                 "speed-up": f"{times[0] / time:.1f}x" if time and times[0] else "",
             }
         )
-    machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32"
+    machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32, the fastest tenth"
     caption = machine + (f"; ±: standard deviation over {seeds} seeds" if seeds > 1 else "")
-    return Shown(filled(table), caption, [*lines_of_differences(results)])
+    return Shown(filled(table), caption, [*lines_of_differences(results), *recalls(known), *advice(known)])
 
 
 def lines_of_differences(results: list[Result]) -> Iterator[str]:

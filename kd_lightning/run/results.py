@@ -12,6 +12,7 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 
 from kd_lightning.manifest import AGAIN, check
 from kd_lightning.run.bootstrap import Difference, difference, resampled_scores
@@ -32,6 +33,12 @@ class Result:
     def name(self) -> str:
         """The artifact's, without its seed."""
         return self.record.name
+
+    @property
+    def measures_a_task(self) -> bool:
+        """Whether what decides for its stage is the task's own metric, and no loss."""
+        task = self.record.task
+        return task is not None and self.record.metric == f"val/student/{task.monitor}"
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
@@ -74,6 +81,40 @@ class Result:
         labels = self.predictions["label"]
         return float(self._metric()(labels.mode().values.expand_as(labels), labels))
 
+    @property
+    def counts(self) -> Tensor:
+        """[C]: how many rows each class has, by the labels. Empty where there are no predictions or no classes."""
+        if self.predictions is None or self.predictions["logits"].shape[-1] == 1:
+            return torch.zeros(0, dtype=torch.long)
+        return torch.bincount(self.predictions["label"], minlength=self.predictions["logits"].shape[-1])
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the largest class has at least twice the rows of the smallest, so that accuracy says little of the latter."""
+        return bool(len(self.counts)) and bool(self.counts.max() >= 2 * self.counts.min())
+
+    @property
+    def answers(self) -> Tensor:
+        """[R, N]: the class that each seed's model gives each row."""
+        return self.predictions["logits"].argmax(-1)
+
+    @property
+    def macro_f1(self) -> list[float]:
+        """Of each seed the mean of the classes' F1; a class that is neither given nor labelled is left out."""
+        return [float(multiclass_f1_score(said, self.predictions["label"], len(self.counts))) for said in self.answers]
+
+    @property
+    def recall(self) -> Tensor:
+        """[C]: of each class the share of its rows that are found, the mean over seeds; NaN for a class of no rows."""
+        label, classes = self.predictions["label"], len(self.counts)
+        found = torch.stack([multiclass_recall(said, label, classes, average="none") for said in self.answers]).mean(0)
+        return found.masked_fill(self.counts == 0, float("nan"))
+
+    def label(self, number: int) -> str:
+        """A class by its name, or by its number where the run does not name as many."""
+        labels = self.record.task.labels
+        return labels[number] if len(labels) == len(self.counts) else str(number)
+
     @cached_property
     def resampled(self) -> Tensor:
         return resampled_scores(self._metric(), self.predictions["logits"], self.predictions["label"])
@@ -108,6 +149,26 @@ def collect(folders: Iterable[str | Path]) -> list[Result]:
         record = read(folder)
         found.setdefault((folder.resolve().parent, record.setting), Result([], record)).folders.append(folder)
     return list(found.values())
+
+
+def teacher_of(result: Result, results: Iterable[Result]) -> Result | None:
+    """The artifact among these that a result learned from. No path that an artifact gives is opened."""
+    if result.record.teacher is None:
+        return None
+    folder = Path(result.record.teacher).absolute()
+    return next((other for other in results if folder in [each.absolute() for each in other.folders]), None)
+
+
+def teacher_scores(result: Result, results: Iterable[Result], key: str) -> list[float]:
+    """What a result's teacher scores in its metric `<split>/student/<name>`: the figure of the teacher's own artifact where it
+    is among these. Otherwise that of the student's run, which may differ in some rows: in mixed precision it has the teacher's
+    weights in bfloat16."""
+    if "/student/" not in key:  # a loss is compared with no teacher's
+        return []
+    own = teacher_of(result, results)
+    if own is not None and own.scores(key):
+        return own.scores(key)
+    return result.scores(key.replace("/student/", "/teacher/"))
 
 
 def differences(results: Iterable[Result]) -> list[tuple[Result, Result, Difference]]:

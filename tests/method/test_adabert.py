@@ -14,7 +14,7 @@ from kd_lightning.data.batches import loader, training_batches
 from kd_lightning.method.adabert import AdaBERT, ProbeMatch, Search, layer_table
 from kd_lightning.student.adabert.architecture import OPERATIONS
 from kd_lightning.student.adabert.network import AdaBertConfig
-from kd_lightning.student.adabert.search import LARGEST, SearchNetwork
+from kd_lightning.student.adabert.search import LARGEST, Draw, SearchNetwork
 from kd_lightning.views import Readout, Spec, View
 
 LABELS = ("a", "b", "c")
@@ -53,7 +53,7 @@ def test_better_probes_weigh_more():
 def test_probes_are_compared_at_the_layers_of_the_table_for_the_depth_that_is_shown(attentive, task_batch, make_view):
     """A student of 5 layers at most shows 2, of a teacher of 4: layers 0, 2 and 4."""
     batch = task_batch()
-    term = ProbeMatch(1.0, attentive=attentive, temperature=2.0)
+    term = ProbeMatch(1.0, attentive=attentive, temperature=2.0, every_depth=True)
     spec = {"hidden": 6, "heads": 0, "vocabulary": 97, "labels": LABELS}
     term.bind(Spec(layers=5, **spec), Spec(layers=4, **spec))
     assert term.needs[0].hidden == frozenset(range(6))
@@ -65,7 +65,7 @@ def test_probes_are_compared_at_the_layers_of_the_table_for_the_depth_that_is_sh
         losses = []
         for row in range(4):
             length = int(batch["attention_mask"][row].sum())
-            ours = term.linears[i](view.hidden[i][row, :length].mean(0).tanh())
+            ours = term.linears["2"][i](view.hidden[i][row, :length].mean(0).tanh())
             theirs = (probes[row, layer] / 2).softmax(-1)
             losses.append(-(theirs * (ours / 2).log_softmax(-1)).sum())
         gold = F.cross_entropy(probes[:, layer], batch["labels"])
@@ -98,9 +98,9 @@ def network(tokenizer, cells: int = 3) -> SearchNetwork:
 
 @pytest.fixture
 def search(tokenizer, engine):
-    def search(teacher=None, **other) -> Search:
+    def search(teacher=None, cells=3, **other) -> Search:
         answers = Answers(torch.randn(64, 5, 3, generator=torch.Generator().manual_seed(0)))
-        distiller = Search(**(WEIGHTS | SEARCH | other), **engine(network(tokenizer), teacher or answers, lr=1e-2))
+        distiller = Search(**(WEIGHTS | SEARCH | other), **engine(network(tokenizer, cells), teacher or answers, lr=1e-2))
         distiller._log = lambda *_: None
         distiller.train()
         return distiller
@@ -119,7 +119,7 @@ def test_the_total_is_one_minus_gamma_gold_gamma_kd_and_beta_efficiency(search, 
     for name, value in (("gold", 1.0), ("soft", 0.5), ("probes", 0.5)):
         distiller.objective.terms[name].forward = lambda *_, value=value: torch.tensor(value)
     distiller.student.choice.depth.data[:] = torch.tensor([-99.0, -99.0, 99.0])
-    distiller.cost[:] = 0.1
+    distiller.cost[:] = 0.1 * 8 / 3  # three of the eight cells that the weight is for
     assert float(distiller.training_step(batch, 0).detach()) == pytest.approx(1.0, abs=1e-5)
 
 
@@ -131,6 +131,46 @@ def test_a_step_moves_what_was_drawn_and_the_choice_and_never_the_teacher(search
     assert choice.depth.grad.ne(0).all()
     assert distiller.student.body.embeddings.words.weight.grad.any()
     assert all(p.grad is None for p in distiller.teacher.parameters())
+
+
+@pytest.mark.parametrize("drawn", [1, 2, 4])
+def test_a_perfect_student_of_any_depth_leaves_the_choice_of_depth_alone(drawn, search, batch):
+    """The probes' part would ask 1.257, 1.342, 1.412 and 1.481 of perfect students of 1, 2, 3 and 4 cells."""
+    asked = [1.257, 1.342, 1.412, 1.481]
+    distiller = search(cells=4, efficiency=0.0)
+    terms = distiller.objective.terms
+    terms["gold"].forward = lambda student, *_: torch.tensor(0.3)
+    terms["soft"].forward = lambda student, *_: torch.tensor(0.6)
+    terms["probes"].forward = lambda student, *_: torch.tensor(asked[max(student.hidden) - 1])
+    depth = torch.tensor([float(d == drawn) for d in (1, 2, 3, 4)], requires_grad=True)
+    edges = F.one_hot(torch.zeros(9, dtype=torch.long), 10).float().requires_grad_()
+    loss, parts = distiller._distil(batch, Draw(edges, depth))
+    assert float(loss.detach()) == pytest.approx(0.2 * 0.3 + 0.4 * 0.6 + 0.4 * asked[drawn - 1], abs=1e-6)
+    assert float(parts["probes"]) == pytest.approx(asked[drawn - 1])
+    loss.backward()
+    assert_close(depth.grad, torch.full((4,), 0.3), rtol=0, atol=1e-6)
+
+
+def test_the_depth_learns_from_the_gold_and_soft_loss_of_each_depth(search, batch):
+    """0.2 · gold + 0.4 · soft, by hand: 0.2 · (1, 0.8, 0.5) + 0.4 · (2, 1, 0)."""
+    gold, soft = [1.0, 0.8, 0.5], [2.0, 1.0, 0.0]
+    distiller = search(efficiency=0.0)
+    terms = distiller.objective.terms
+    for name, values in (("gold", gold), ("soft", soft)):
+        terms[name].forward = lambda student, *_, values=values: torch.tensor(values[max(student.hidden) - 1])
+    depth = torch.tensor([0.0, 1.0, 0.0], requires_grad=True)
+    edges = F.one_hot(torch.zeros(9, dtype=torch.long), 10).float().requires_grad_()
+    distiller._distil(batch, Draw(edges, depth))[0].backward()
+    assert_close(depth.grad, torch.tensor([1.0, 0.56, 0.1]), rtol=0, atol=1e-6)
+
+
+def test_each_depth_has_probes_of_its_own_and_a_fixed_network_those_of_its_depth(search, engine, fixed):
+    every = search().objective.terms["probes"].linears
+    assert {depth: len(linears) for depth, linears in every.items()} == {"1": 2, "2": 3, "3": 4}
+    spec = {"hidden": 6, "heads": 0, "vocabulary": 97, "labels": LABELS}
+    term = ProbeMatch(1.0, attentive=True, temperature=1.0, every_depth=False)
+    term.bind(Spec(layers=3, **spec), Spec(layers=4, **spec))
+    assert {depth: len(linears) for depth, linears in term.linears.items()} == {"3": 4}
 
 
 def test_weights_and_choice_have_rates_of_their_own_and_every_parameter_is_in_one_group(search):
@@ -195,6 +235,34 @@ def test_a_search_learns_and_logs_what_it_has_found(tokenizer, engine, fit, caps
     found = distiller.student(batch, distiller.student_needs).logits(rows).argmax(-1)
     assert (found == batch["labels"]).float().mean() > 0.8
     assert distiller.student.model.config.architecture == distiller.student.choice.architecture().as_dict()
+
+
+class Choices(L.Callback):
+    def __init__(self) -> None:
+        self.found: list[np.ndarray] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+        choice = pl_module.student.choice
+        self.found.append(np.concatenate([p.detach().numpy().ravel() for p in (choice.edges, choice.depth)]))
+
+
+@pytest.mark.parametrize(("wait", "rests"), [(0.5, 6), (0.0, 0)])
+def test_the_choice_rests_while_the_weights_learn_for_as_long_as_wait_says(tokenizer, engine, fit, wait, rests):
+    """Of 12 updates 6, or none."""
+    data, watch = Rows(12), Choices()
+    distiller = searching(tokenizer, engine, data, wait=wait)
+    begun = [p.detach().clone() for p in (distiller.student.choice.edges, distiller.student.choice.depth)]
+    words = distiller.student.body.embeddings.words.weight.detach().clone()
+    fit(distiller, data, callbacks=[watch], max_epochs=1)
+    start = np.concatenate([p.numpy().ravel() for p in begun])
+    moved = [bool((found != start).any()) for found in watch.found]
+    assert moved == [False] * rests + [True] * (12 - rests)
+    assert (distiller.student.body.embeddings.words.weight != words).any()
+
+
+def test_a_wait_that_leaves_no_time_to_choose_is_refused(search):
+    with pytest.raises(ValueError, match=r"wait=1\.0: give the share of the updates"):
+        search(wait=1.0)
 
 
 class Shuffled(Rows):

@@ -26,6 +26,7 @@ from kd_lightning.student.adabert.network import AdaBertConfig, AdaBertForSequen
 from kd_lightning.student.low_resource import classifier_spec
 from kd_lightning.views import Batch, Needs, Readout, View
 
+PAPER_CELLS = 8  # the most there can be in the paper: its weight of the efficiency loss is for these
 LARGEST = Architecture(1, {(0, 2): "conv_3"})  # stands in a configuration whose architecture is not known yet
 
 
@@ -35,6 +36,9 @@ class Draw:
 
     edges: Tensor
     depth: Tensor
+
+    def detach(self) -> "Draw":
+        return Draw(self.edges.detach(), self.depth.detach())
 
 
 class Choice(nn.Module):
@@ -86,8 +90,11 @@ def costs(channels: int, length: int) -> Tensor:
 
 
 def efficiency(draw: Draw, cost: Tensor) -> Tensor:
-    """K / Kmax · the mean over edges of the drawn operations' costs."""
-    depth = (draw.depth * torch.arange(1, len(draw.depth) + 1, device=cost.device)).sum() / len(draw.depth)
+    """K / 8 · the mean over edges of the drawn operations' costs.
+
+    Deviation: the paper has K / Kmax. Its Kmax is 8; with fewer cells to choose from a cell costs here what it costs there.
+    """
+    depth = (draw.depth * torch.arange(1, len(draw.depth) + 1, device=cost.device)).sum() / PAPER_CELLS
     return depth * (draw.edges @ cost).mean()
 
 
@@ -119,6 +126,8 @@ class _Drawn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
+        if not ctx.needs_input_grad[1]:  # the choice rests
+            return gradient, None, None, None, None
         with ctx.precision():
             return gradient, ctx.edge.shares(*ctx.saved_tensors, ctx.places, gradient), None, None, None
 

@@ -39,11 +39,19 @@ def test_the_costs_are_the_constants_that_easytransfer_has_typed_in():
 
 
 @pytest.mark.parametrize(
-    ("operation", "cells", "expected"),
-    [("conv_3", 8, 0.09987373), ("conv_3", 4, 0.049936865), ("zero", 8, 0.09440472), ("conv_7", 3, 0.0403595)],
+    ("operation", "cells", "most", "expected"),
+    [
+        ("conv_3", 8, 8, 0.09987373),
+        ("conv_3", 4, 8, 0.049936865),
+        ("conv_3", 4, 4, 0.049936865),
+        ("zero", 8, 8, 0.09440472),
+        ("conv_7", 3, 8, 0.0403595),
+        ("conv_7", 3, 4, 0.0403595),
+    ],
 )
-def test_efficiency_is_the_share_of_cells_times_the_mean_cost(operation, cells, expected):
-    found = efficiency(one_hot([operation] * 9, cells), costs(128, 128)).detach()
+def test_efficiency_is_the_share_of_the_papers_cells_times_the_mean_cost(operation, cells, most, expected):
+    """A cell costs the same whether there could be four or eight."""
+    found = efficiency(one_hot([operation] * 9, cells, most), costs(128, 128)).detach()
     assert float(found) == pytest.approx(expected, abs=1e-7)
 
 
