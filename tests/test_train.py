@@ -281,7 +281,7 @@ def test_a_bilstm_of_own_words_learns_from_stored_answers_and_few_labels(place):
     assert fresh.stdout.split(maxsplit=1) == ["BiLSTMForSequenceClassification", "torch.Size([1, 3])\n"]
     predicted = parquet.read_table(folder / "predictions.parquet")
     assert predicted.num_rows == 20
-    assert set(predicted.column_names) == {"row", "label", "student", "teacher"}
+    assert set(predicted.column_names) == {"row", "label", "length", "student", "teacher"}
 
 
 SEARCHED = [

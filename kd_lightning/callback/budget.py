@@ -3,16 +3,6 @@
 import lightning as L
 
 
-def planned(batches: int, *, epochs: float, least: int, most: int, validations: int) -> tuple[int, int]:
-    """Updates in all, and between two validations. batches: updates of one epoch.
-
-    They are those of `epochs`, but not fewer than `least` nor more than `most`, rounded up so that the last is validated.
-    """
-    updates = min(max(round(epochs * batches), least), most)
-    interval = -(-updates // validations)
-    return interval * validations, interval
-
-
 class Budget(L.Callback):
     """Says how many updates a stage takes where neither trainer.max_epochs nor trainer.max_steps does (both are -1).
 
@@ -26,12 +16,18 @@ class Budget(L.Callback):
                 f"callback.budget: epochs={epochs}, least={least}, most={most}, validations={validations} are given; all are "
                 "above 0, and least is not above most."
             )
-        self.bounds = {"epochs": epochs, "least": least, "most": most, "validations": validations}
+        self.epochs, self.least, self.most, self.validations = epochs, least, most, validations
+
+    def planned(self, batches: int) -> tuple[int, int]:
+        """Updates in all, and between two validations. batches: updates of one epoch. The last update is validated."""
+        updates = min(max(round(self.epochs * batches), self.least), self.most)
+        interval = -(-updates // self.validations)
+        return interval * self.validations, interval
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit" and (trainer.max_epochs, trainer.max_steps) == (-1, -1):
             share = trainer.accumulate_grad_batches
             batches = -(-len(trainer.datamodule.train_dataloader()) // share)
-            updates, interval = planned(batches, **self.bounds)
+            updates, interval = self.planned(batches)
             trainer.fit_loop.epoch_loop.max_steps = updates
             trainer.val_check_interval, trainer.check_val_every_n_epoch = interval * share, None

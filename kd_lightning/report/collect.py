@@ -26,11 +26,10 @@ from kd_lightning.run.identity import DATA, MACHINE, MODELS, PARTS
 from kd_lightning.run.mistake import CONF
 from kd_lightning.run.record import AGAIN, FILE, Record, read, read_settings
 from kd_lightning.run.results import Result
+from kd_lightning.run.sweep import ABOUT, FOUND, gather
 from kd_lightning.run.sweep import FILE as RESULT
-from kd_lightning.run.sweep import gather
 
 MOST = 50_000_000  # bytes of a file of curves
-FOUND = ("value", "retention", "ms", "MB", "seconds", "artifact", "error")  # of a job's row; the rest it overrode
 UNSAID = (*MACHINE, *MODELS, *DATA)  # settings that say where, and not how
 Curve = list[tuple[float, float]]  # steps and values
 
@@ -60,7 +59,7 @@ class Sweep:
     @property
     def settings(self) -> list[str]:
         """What the finished jobs set to different values."""
-        names = dict.fromkeys(name for job in self.finished for name in job if name not in FOUND)
+        names = dict.fromkeys(name for job in self.finished for name in job if name not in (*FOUND, *ABOUT))
         return [name for name in names if len({job.get(name) for job in self.finished}) > 1]
 
 
@@ -165,9 +164,9 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _number(text: str | None) -> float | None:
-    """None where it is no finite number."""
+    """None where it is no finite number; the mean where it is one with its deviation, "0.75 ± 0.01"."""
     try:
-        value = float(text or "")
+        value = float((text or "").partition(" ± ")[0])
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -91,7 +91,7 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
 def _start(cfg: DictConfig, runs: Iterable[DictConfig]) -> str:
     """What `auto` has chosen, where a stage begins with it."""
     word, why = start.chosen(cfg) if "starts" in cfg else ("", "")
-    begins = {tuple(kind["starts_from"]) for kind in cfg.starts[word].values()} if why else set()
+    begins = {tuple(cfg.starts[word][who].starts_from) for who in ("taught", "alone") if why}
     return f"{word} ({why})" if any(tuple(run.starts_from) in begins for run in runs) else ""
 
 

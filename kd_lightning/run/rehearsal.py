@@ -10,9 +10,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.callback.budget import planned
 from kd_lightning.distiller import check_precision
 from kd_lightning.run.artifact import export
 from kd_lightning.run.chain import replaced
@@ -101,8 +101,7 @@ def length(cfg: DictConfig, batches: int) -> tuple[int, float]:
     trainer = cfg.trainer
     budget = cfg.callback.get("budget")
     if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and budget is not None:
-        bounds = {name: budget[name] for name in ("epochs", "least", "most", "validations")}
-        return planned(batches, **bounds)[0], budget.validations
+        return instantiate(budget).planned(batches)[0], budget.validations
     limits = [trainer.max_steps] if trainer.max_steps != -1 else []
     limits += [trainer.max_epochs * batches] if trainer.max_epochs not in (None, -1) else []
     updates = min(limits, default=0)  # the stage itself refuses to have no end

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from kd_lightning.callback.budget import Budget, planned
+from kd_lightning.callback.budget import Budget
 
 BOUNDS = {"epochs": 4, "least": 300, "most": 5000, "validations": 10}
 
@@ -20,7 +20,7 @@ BOUNDS = {"epochs": 4, "least": 300, "most": 5000, "validations": 10}
     ],
 )
 def test_few_rows_are_seen_often_and_many_not_four_times(batches, updates, interval):
-    assert planned(batches, **BOUNDS) == (updates, interval)
+    assert Budget(**BOUNDS).planned(batches) == (updates, interval)
 
 
 class Counting(L.LightningModule):

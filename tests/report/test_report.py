@@ -64,7 +64,7 @@ def page(tmp_path_factory, make_encoder, write_record, logits):
         )
     for number, value in enumerate((0.5, 0.75, 0.625)):
         (folder / "s" / str(number)).mkdir(parents=True)
-        found = {"overrides": {"method.temperature": str(number)}, "value": value, "error": None}
+        found = {"overrides": {"method.temperature": str(number)}, "scores": [value], "state": "finished"}
         (folder / "s" / str(number) / "result.json").write_text(json.dumps(found))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["report", str(folder), "--out", str(folder / "report.html")])

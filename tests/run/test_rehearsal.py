@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 from kd_lightning.data.batches import spread
 from kd_lightning.run.rehearsal import Clock, length
 
+BUDGET = {"_target_": "kd_lightning.callback.budget.Budget", "epochs": 2, "least": 10, "most": 1000, "validations": 5}
+
 
 def settings(budget=None, **trainer):
     usual = {"max_epochs": -1, "max_steps": -1, "val_check_interval": 1.0}
@@ -22,8 +24,8 @@ def settings(budget=None, **trainer):
         ({"max_epochs": 3, "val_check_interval": 0.5}, 300, 6),
         ({"max_epochs": 3, "max_steps": 250}, 250, 2.5),
         ({"max_steps": 6000, "val_check_interval": 200}, 6000, 30),
-        ({"budget": {"epochs": 2, "least": 10, "most": 1000, "validations": 5}}, 200, 5),
-        ({"max_epochs": 1, "budget": {"epochs": 2, "least": 10, "most": 1000, "validations": 5}}, 100, 1),
+        ({"budget": BUDGET}, 200, 5),
+        ({"max_epochs": 1, "budget": BUDGET}, 100, 1),
     ],
 )
 def test_updates_and_validations_are_those_that_the_trainer_will_do(given, updates, validations):
