@@ -48,7 +48,7 @@ def test_an_interruption_leaves_nothing_behind(built, monkeypatch):
         Path(folder).mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fresh.BertTokenizerFast, "save_pretrained", stop)
+    monkeypatch.setattr(fresh.PreTrainedTokenizerFast, "save_pretrained", stop)
     with pytest.raises(KeyboardInterrupt):
         built()
     assert list(built.cache.iterdir()) == []
