@@ -161,7 +161,14 @@ def _runs(cfg: DictConfig, default: DictConfig, demanded: bool, target: str, see
         base = Path(cfg.artifacts, cfg.scale.name, made.stage["artifact"])
         words[name] = {k: v for who in made.stage["starts_from"] for k, v in words.get(who, {}).items()}
         usually = plainly.get(name) or _settle(default, name, default.seed)[name]
-        words[name] |= differences(made.flat, usually.flat)
+        begun = cfg.start if "start" in made.flat and made.flat["start"] != usually.flat.get("start") else default.start
+        if begun != default.start:  # the start is one word, and what else differs is so from the defaults with that start
+            words[name] |= {"start": f"start={begun}"}
+            like = copy.deepcopy(default)
+            like.start = begun
+            words[name] |= differences(made.flat, _settle(like, name, default.seed)[name].flat)
+        else:
+            words[name] |= differences(made.flat, usually.flat)
         readable = (
             file_name(cfg.name) if cfg.name is not None and name == target else ",".join([base.name, *words[name].values()])
         )

@@ -11,12 +11,9 @@ UNTOLD = ("reader", "metrics", "labels")  # settings whose differences make no w
 def differences(flat: Settings, default: Settings) -> dict[str, str]:
     """Setting -> "attention=0", for the first few that differ."""
     words = {}
-    other_start = flat.get("start") != default.get("start")  # which says all about the student
     for key, value in flat.items():
         *groups, last = key.split(".")
         if value == default.get(key) or set(groups) & set(UNTOLD) or last in (*MODELS, *DATA) or "seed" in last:
-            continue
-        if other_start and key.startswith("networks."):
             continue
         if last == "_target_":
             words[groups[-1]] = file_name(f"{groups[-1]}={value.rpartition('.')[2]}")

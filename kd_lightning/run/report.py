@@ -156,7 +156,8 @@ def measured(cfg: DictConfig, results: list[Result], teacher: str | None) -> Sho
         )
     machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32, the fastest tenth"
     caption = machine + (f"; ±: standard deviation over {seeds} seeds" if seeds > 1 else "")
-    return Shown(filled(table), caption, [*lines_of_differences(results), *recalls(known), *advice(known)])
+    beside = [line for other in results[1:] for line in lines_of_differences([results[0], other])]
+    return Shown(filled(table), caption, [*beside, *recalls(known), *advice(known)])
 
 
 def lines_of_differences(results: list[Result]) -> Iterator[str]:

@@ -206,7 +206,7 @@ def test_a_student_of_the_teachers_layers_needs_no_general_stage_and_its_baselin
     assert (student._target_, student.num_hidden_layers) == ("kd_lightning.student.transplant.layers_of", 2)
     assert runs["baseline"].networks.student == student
     assert runs["baseline"].networks.teacher.path == runs["intermediate"].networks.teacher.path == teacher
-    assert Path(runs["prediction"].artifact).name.startswith("tinybert,start=teacher,lr=")
+    assert Path(runs["prediction"].artifact).name.startswith("tinybert,start=teacher-")
     for method in ("distilbert", "finetune"):
         assert list(by_stage(f"method={method}", "start=teacher")) == ["teacher", "task"]
 
@@ -274,6 +274,10 @@ def test_the_palette_is_taught_by_one_teacher():
     ]
     assert [run.networks.student.get("num_hidden_layers") for run in runs[1:3]] == [2, 1]
     assert {run.networks.teacher.path for run in runs[1:]} == {runs[0].artifact}
+    assert [run.name for run in runs[1:3]] == [
+        "distilbert,start=teacher,soft=1,gold=0",
+        "distilbert,start=teacher,num_hidden_layers=1,soft=1,gold=0",
+    ]
 
 
 def test_what_is_said_of_a_method_is_said_of_no_other_that_is_compared():
