@@ -233,7 +233,7 @@ def _load(auto_class: type, path: str | Path, config: PreTrainedConfig, special:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: this model cannot be loaded. {str(error).strip().splitlines()[0]}") from error
     except RuntimeError as error:
-        raise ValueError(f"{path}: the weights in there have not the shapes that its config.json says.") from error
+        raise ValueError(f"{path}: the weights in there have not the shapes that its config.json says ({error}).") from error
     finally:
         logging.set_verbosity(level)
     prefix = f"{model.base_model_prefix}."

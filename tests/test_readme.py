@@ -81,7 +81,7 @@ def test_every_train_command_of_the_readme_runs(command, place):
     done = typed(place, ["train.py", *words, *TINY, *little])
     assert done.status == 0, done.stderr[-2000:] + done.stdout[-2000:]
     assert "Traceback" not in done.stderr
-    assert ("┃ stage" if "dry_run=true" in words else "┃ model") in done.stdout
+    assert ("4. tinybert prediction" if "dry_run=true" in words else "┃ model") in done.stdout
 
 
 @pytest.mark.parametrize("command", AFTER)
