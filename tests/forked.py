@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import datasets  # noqa: F401  here, and not in every child
+import torch
 import torchmetrics.classification  # noqa: F401
 import transformers.models.bert.modeling_bert  # noqa: F401
 import wandb  # noqa: F401
@@ -98,6 +99,7 @@ def _errors(log: Path) -> Path:
 
 
 def _main(words: list[str], log: Path, environment: Mapping[str, str], before: Callable[[], None], folder: Path) -> None:
+    torch.set_num_threads(1)  # makes PyTorch's pool anew: several threads that find it gone at once would fail
     with log.open("w") as output, _errors(log).open("w") as errors:
         os.dup2(output.fileno(), 1)
         os.dup2(errors.fileno(), 2)

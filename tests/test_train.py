@@ -47,6 +47,7 @@ def place(tmp_path_factory, make_encoder):
 
 
 LOW_RESOURCE = [
+    "student/vocabulary=words",
     "task=sst2",
     "task.max_length=16",
     "method=bilstm",
