@@ -1,6 +1,7 @@
 """A chain before it runs: every stage is built and takes a few steps, so that mistakes and hours are known beforehand."""
 
 import io
+import os
 import resource
 import sys
 import time
@@ -65,7 +66,7 @@ def estimate(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDat
     rows, tokens = (variants * number for number in sizes["train"])
     batches, share = variants * len(data.train_dataloader()), cfg.trainer.accumulate_grad_batches
     updates, validations = length(cfg, -(-batches // share))
-    if updates <= SHORT:
+    if updates <= SHORT or int(os.environ.get("WORLD_SIZE", 1)) > 1:  # one of several processes cannot train alone
         return Estimate(rows, tokens, updates, None, None)
     sample, clock = data.sample(ROWS), Clock()
     precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
