@@ -4,7 +4,6 @@ Scores, predictions and their checks are those of `kd_lightning.run.results`, an
 no figure is computed twice. Whatever is read may be a stranger's: it is data, and only shown.
 """
 
-import csv
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -24,14 +23,13 @@ from kd_lightning.manifest import check
 from kd_lightning.run.configuration import prepared
 from kd_lightning.run.identity import DATA, MACHINE, MODELS, PARTS
 from kd_lightning.run.mistake import CONF
-from kd_lightning.run.record import AGAIN, FILE, Record, read, read_settings
+from kd_lightning.run.reading import Curve, curves
+from kd_lightning.run.record import FILE, Record, read, read_settings
 from kd_lightning.run.results import Result
 from kd_lightning.run.sweep import ABOUT, FOUND, gather
 from kd_lightning.run.sweep import FILE as RESULT
 
-MOST = 50_000_000  # bytes of a file of curves
 UNSAID = (*MACHINE, *MODELS, *DATA)  # settings that say where, and not how
-Curve = list[tuple[float, float]]  # steps and values
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def material(paths: Sequence[Path]) -> Material:
 def stage(folder: Path) -> Stage:
     check(folder)
     record = read(folder)
-    return Stage(folder, record, changed(read_settings(folder), record), curves(folder.with_name(f"{folder.name}.run")))
+    return Stage(folder, record, changed(read_settings(folder), record), curves(folder))
 
 
 def in_order(stages: list[Stage]) -> list[Stage]:
@@ -107,25 +105,6 @@ def in_order(stages: list[Stage]) -> list[Stage]:
     for each in stages:
         place(each, ())
     return list(ordered.values())
-
-
-def curves(folder: Path) -> dict[str, Curve]:
-    """What the CSV logger kept in this folder; nothing where it kept nothing."""
-    file = folder / "metrics.csv"
-    if not file.is_file():
-        return {}
-    if file.stat().st_size > MOST:
-        raise ValueError(f"{file} has more than {MOST:,} bytes. {AGAIN}")
-    found: dict[str, Curve] = {}
-    with file.open(newline="", encoding="utf-8", errors="replace") as opened:
-        try:
-            for row in csv.DictReader(opened):
-                for name in (name for name, cell in row.items() if name not in ("step", "epoch") and cell):
-                    if math.isfinite(value := float(row[name])):
-                        found.setdefault(name, []).append((float(row["step"]), value))
-        except (csv.Error, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} cannot be read as rows with a step and numbers. {AGAIN}") from error
-    return found
 
 
 def changed(settings: dict[str, Any], record: Record) -> dict[str, str] | None:

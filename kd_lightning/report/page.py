@@ -8,10 +8,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from kd_lightning.report import measure, picture
-from kd_lightning.report.collect import Curve, Material, Stage, Sweep, numbers
+from kd_lightning.report.collect import Material, Stage, Sweep, numbers
 from kd_lightning.report.texts import texts
+from kd_lightning.run.choice import Candidate
+from kd_lightning.run.reading import Curve
 from kd_lightning.run.results import Result
 from kd_lightning.run.shown import printable
+from kd_lightning.run.sweep import lower_is_better
 
 ROWS = 10  # that are shown of those where student and teacher differ most
 
@@ -61,7 +64,9 @@ def _fronts(material: Material) -> list[Markup]:
         costs = {"ms": "ms", "parameters": "million parameters"}
         for column, said in costs.items():
             there = [line for line in lines if line.get(column)]
-            points = [(line["model"], float(line[column].rstrip("M")), float(line["value"].split()[0])) for line in there]
+            points = [
+                Candidate(line["model"], float(line["value"].split()[0]), float(line[column].rstrip("M"))) for line in there
+            ]
             if points:
                 drawn.append(Markup(picture.pareto(points, said, f"{task} {there[0]['metric']}")))
     return drawn
@@ -107,16 +112,21 @@ def _answers(result: Result, settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _sweep(sweep: Sweep) -> dict[str, Any]:
-    """Pictures of one sweep, and its best jobs: the highest value, shared where several have it."""
+    """Pictures of one sweep, and its best jobs: those of the best value, where all have the same metric."""
     values = numbers(sweep, "value") or []
     ranks = measure.importance(sweep)
     unranked = [name for name in sweep.settings if name not in ranks]
     said = {"name": sweep.folder.name, "jobs": sweep.jobs, "settings": sweep.settings, "pictures": [], "best": []}
-    said |= {"value": f"{max(values):.4f}" if values else "", "unranked": unranked, "finished": len(values)}
-    if len(values) > 1 and sweep.settings:
+    metrics = {job["metric"] for job in sweep.finished}
+    best = None
+    if len(metrics) == 1:
+        best = (min if lower_is_better(*metrics) else max)(values)
+    said |= {"value": "" if best is None else f"{next(iter(metrics))} {best:.4f}"}
+    said |= {"unranked": unranked, "finished": len(values)}
+    if best is not None and len(values) > 1 and sweep.settings:
         set_to = {name: [job.get(name, "default") for job in sweep.finished] for name in sweep.settings}
-        said["pictures"].append(Markup(picture.parallel(set_to, values, values.index(max(values)))))
-        said["best"] = [job for job, value in zip(sweep.finished, values, strict=True) if value == max(values)]
+        said["pictures"].append(Markup(picture.parallel(set_to, values, values.index(best))))
+        said["best"] = [job for job, value in zip(sweep.finished, values, strict=True) if value == best]
     if ranks:
         said["pictures"].append(Markup(picture.bars("rank correlation with the value", ranks, -1.15)))
     return said

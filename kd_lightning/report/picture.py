@@ -16,8 +16,9 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from kd_lightning.report.collect import Curve
-from kd_lightning.report.measure import Bin, front
+from kd_lightning.report.measure import Bin
+from kd_lightning.run.choice import Candidate, front
+from kd_lightning.run.reading import Curve
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b6b6b"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -74,19 +75,19 @@ def curve(title: str, lines: dict[str, Curve]) -> str:
     return result[0]
 
 
-def pareto(points: list[tuple[str, float, float]], cost: str, score: str) -> str:
-    """points: (name, cost, score) of each model."""
-    best = sorted(front([(x, y) for _, x, y in points]), key=lambda place: points[place][1])
+def pareto(points: list[Candidate], cost: str, score: str) -> str:
+    """cost, score: what they are, with the unit."""
+    best = front(points)
     with _drawn(f"{score} against {cost}", height=3.6) as (axes, result):
-        line = [points[place][1:] for place in best]
-        axes.step(*zip(*line, strict=True), where="post", color=GREY, linestyle="--", zorder=1)
-        for place, (_, x, y) in enumerate(points):
-            on_front = place in best
-            axes.scatter(x, y, s=45, color=BLUE if on_front else ORANGE, marker="o" if on_front else "X", zorder=2)
+        axes.step([one.cost for one in best], [one.score for one in best], where="post", color=GREY, linestyle="--", zorder=1)
+        for one in points:
+            unbeaten = one in best
+            axes.scatter(
+                one.cost, one.score, s=45, color=BLUE if unbeaten else ORANGE, marker="o" if unbeaten else "X", zorder=2
+            )
         middle = sum(axes.get_xlim()) / 2
-        named = points if len(points) <= 6 else [points[place] for place in best]  # more would overlap; the table has all
-        for name, x, y in named:
-            left = x > middle
+        for name, x, y in [(one.name, one.cost, one.score) for one in (points if len(points) <= 6 else best)]:
+            left = x > middle  # the names of more would overlap; the table has all
             axes.annotate(
                 short(name), (x, y), xytext=(-7 if left else 7, 6), textcoords="offset points", ha="right" if left else "left"
             )

@@ -56,12 +56,18 @@ def quiet() -> None:
         disable_progress_bars()  # those of datasets, which say a thing again and again; see callback/bar.py for the training's
 
 
-def native_precision() -> str:
-    """bf16-mixed where matrix products in bfloat16 are native: AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA."""
+def precision(given: str | int) -> str | int:
+    """Of a trainer; raises ValueError for one that loses small updates. auto: bf16-mixed where matrix products in bfloat16 are
+    native (AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA), else 32-true."""
+    if given != "auto":
+        check_precision(given)
+        return given
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    native = torch.cpu.get_capabilities()
-    return "bf16-mixed" if native.get("avx512_bf16") or native.get("amx_bf16") else "32-true"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        can = torch.cpu.get_capabilities()
+        native = can.get("avx512_bf16") or can.get("amx_bf16")
+    return "bf16-mixed" if native else "32-true"
 
 
 def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -75,6 +81,8 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     answers = cfg.networks.get("answers")
     if answers is not None or cfg.stored:
         teacher = StoredTeacher(teacher) if answers is None else instantiate(answers)(teacher)
+    if teacher is not None and precision(cfg.trainer.precision) in ("bf16-mixed", "bf16"):
+        teacher.to(torch.bfloat16)
     optim = instantiate(cfg.optim, _convert_="all")
     engine = {key: optim.pop(key) for key in ("weight_decay", "schedule", "warmup")}
     optimizer = partial(optim.pop("optimizer"), **optim)  # what is left are its own settings
@@ -134,17 +142,13 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
         with writing(work):
             work.mkdir(parents=True, exist_ok=True)
             Path(f"{cfg.artifact}{BEGUN}").write_text(launch, encoding="utf-8")
-    precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
-    check_precision(precision)
-    if distiller.teacher is not None and precision in ("bf16-mixed", "bf16"):
-        distiller.teacher.to(torch.bfloat16)
     monitor = cfg.metric if cfg.keep == "best" else None
     best = ModelCheckpoint(work / "checkpoints", "best", monitor, mode="max", enable_version_counter=False)
     kept = [*([best] if monitor else []), Last(work / "checkpoints", cfg.checkpoint_minutes)]
     with tracked(cfg, command, chain, work) as loggers:
         trainer = instantiate(
             cfg.trainer,
-            precision=precision,
+            precision=precision(cfg.trainer.precision),
             logger=loggers,
             callbacks=[*_callbacks(instantiate(cfg.callback, _convert_="all")), *kept],
             plugins=[Whole()],
