@@ -170,6 +170,10 @@ BUGS: dict[str, list[Change]] = {
     "the worst of a sweep goes to the hub": [("card", "max(scores)[1]", "min(scores)[1]")],
     "code beside a model is vouched for": [("manifest", " and file.suffix != CODE", "")],
     "a model's code names the package": [("run/portable", "from .\\1 import", "from kd_lightning.student.\\1 import")],
+    "LAMB's ratio for vectors too": [("optim/lamb", "if x.ndim > 1:", "if x.ndim > 0:")],
+    "LAMB's decay outside of the ratio": [
+        ("optim/lamb", "ours, theirs = x.norm(), update.norm()", "ours, theirs = x.norm(), mean.norm()")
+    ],
     "zero derived": [("student/adabert/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
     "layer table by floor": [("method/adabert", "-(-layers * i // depth)", "layers * i // depth")],
     "a probe weighed by its loss": [("method/adabert", "[-F.cross_entropy(logits[rows]", "[F.cross_entropy(logits[rows]")],
@@ -206,7 +210,7 @@ def failures(changes: list[Change], options: list[str]) -> list[str]:
         copy = Path(folder, "copy")
         for name in ("kd_lightning", "tests", "conf", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "train.py"):
+        for name in ("pyproject.toml", "train.py", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, copy)
         plant(copy / "kd_lightning", changes)
         ignored = [*(f"--ignore={copy / name}" for name in SLOW), f"--deselect={OF_THE_TEXTS}"]

@@ -31,6 +31,7 @@ from kd_lightning.run.dashboard import show
 from kd_lightning.run.interrupt import REQUEUED
 from kd_lightning.run.leftover import BEGUN, remains, tidy
 from kd_lightning.run.tracking import tracked
+from kd_lightning.run.typed import torchrun
 from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -152,7 +153,7 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
         )
         if trainer.world_size > 1 and not trainer.strategy.cluster_environment.creates_processes_externally:
             raise ValueError(
-                f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., "
+                f"{trainer.world_size} processes: start them with {' '.join(torchrun(trainer.world_size))} ..., "
                 "so that each goes through the whole chain."
             )
         if isinstance(distiller.teacher, StoredTeacher):
