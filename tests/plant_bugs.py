@@ -166,7 +166,18 @@ BUGS: dict[str, list[Change]] = {
     "names of labels make an architecture": [("run/artifact", ', "label2id": None', "")],
     "a card names a path": [("run/card", "command = without_paths(record.command)", "command = record.command")],
     "run.yaml goes to the hub": [("card", 'STAYS = ("run.yaml", ', "STAYS = (")],
-    "answers are averaged without their weights": [("teacher/answers", "weights=self.weights", "weights=None")],
+    "answers are averaged without their weights": [
+        ("teacher/answers", "np.average(_softmax(read), axis=0, weights=self.weights)", "_softmax(read).mean(0)")
+    ],
+    "averaged as logits": [("teacher/answers", "np.average(_softmax(read)", "np.average(_softmax(np.exp(read))")],
+    "an answer for the next text": [
+        (
+            "teacher/answers",
+            "found[number] = answers[lines[text]]",
+            "found[number] = answers[lines[text]][::-1] * 0 + answers[lines[text][0] - 1]",
+        )
+    ],
+    "answers beside stage teacher": [("run/answered", 'if who != "teacher"]', "if who]")],
     "the worst of a sweep goes to the hub": [("card", "max(scores)[1]", "min(scores)[1]")],
     "code beside a model is vouched for": [("manifest", " and file.suffix != CODE", "")],
     "a model's code names the package": [("run/portable", "from .\\1 import", "from kd_lightning.student.\\1 import")],
