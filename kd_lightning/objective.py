@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.terms import Term
+from kd_lightning.terms import AttentionMatch, HiddenMatch, Term
 from kd_lightning.views import Batch, Needs, Spec, View
 
 
@@ -32,6 +32,12 @@ class Objective(nn.Module):
             raise ValueError(
                 f"vocabulary: the student's {student.vocabulary} tokens are not the teacher's {teacher.vocabulary}. Both must "
                 "read the same token ids: build the student from this teacher, or choose the teacher it came from."
+            )
+        comparing = [name for name, term in self.terms.items() if isinstance(term, HiddenMatch | AttentionMatch)]
+        if teacher is not None and not teacher.layers and comparing:
+            raise ValueError(
+                f"{', '.join(comparing)}: these terms compare layers, and of this teacher only answers are known. Set their "
+                "weights to 0, or let a student that is there already stand for the stage (stages.<stage>.path=<student>)."
             )
         needs = (Needs(), Needs())
         for term in self.terms.values():

@@ -166,10 +166,25 @@ BUGS: dict[str, list[Change]] = {
     "names of labels make an architecture": [("run/artifact", ', "label2id": None', "")],
     "a card names a path": [("run/card", "command = without_paths(record.command)", "command = record.command")],
     "run.yaml goes to the hub": [("card", 'STAYS = ("run.yaml", ', "STAYS = (")],
-    "answers are averaged without their weights": [("teacher/answers", "weights=self.weights", "weights=None")],
+    "answers are averaged without their weights": [
+        ("teacher/answers", "np.average(_softmax(read), axis=0, weights=self.weights)", "_softmax(read).mean(0)")
+    ],
+    "averaged as logits": [("teacher/answers", "np.average(_softmax(read)", "np.average(_softmax(np.exp(read))")],
+    "an answer for the next text": [
+        (
+            "teacher/answers",
+            "found[number] = answers[lines[text]]",
+            "found[number] = answers[lines[text]][::-1] * 0 + answers[lines[text][0] - 1]",
+        )
+    ],
+    "answers beside stage teacher": [("run/answered", 'if who != "teacher"]', "if who]")],
     "the worst of a sweep goes to the hub": [("card", "max(scores)[1]", "min(scores)[1]")],
     "code beside a model is vouched for": [("manifest", " and file.suffix != CODE", "")],
     "a model's code names the package": [("run/portable", "from .\\1 import", "from kd_lightning.student.\\1 import")],
+    "LAMB's ratio for vectors too": [("optim/lamb", "if x.ndim > 1:", "if x.ndim > 0:")],
+    "LAMB's decay outside of the ratio": [
+        ("optim/lamb", "ours, theirs = x.norm(), update.norm()", "ours, theirs = x.norm(), mean.norm()")
+    ],
     "zero derived": [("student/adabert/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
     "layer table by floor": [("method/adabert", "-(-layers * i // depth)", "layers * i // depth")],
     "a probe weighed by its loss": [("method/adabert", "[-F.cross_entropy(logits[rows]", "[F.cross_entropy(logits[rows]")],
@@ -206,7 +221,7 @@ def failures(changes: list[Change], options: list[str]) -> list[str]:
         copy = Path(folder, "copy")
         for name in ("kd_lightning", "tests", "conf", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "train.py"):
+        for name in ("pyproject.toml", "train.py", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, copy)
         plant(copy / "kd_lightning", changes)
         ignored = [*(f"--ignore={copy / name}" for name in SLOW), f"--deselect={OF_THE_TEXTS}"]

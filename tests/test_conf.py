@@ -227,9 +227,9 @@ def test_one_optimizer_for_all_stages_or_for_one():
     everywhere = compose("train", ["optim=lamb"]).stages
     once = compose("train", ["optim@stages.general.optim=lamb"]).stages
     kinds = {name: stage.optim.optimizer._target_ for name, stage in everywhere.items()}
-    assert set(kinds.values()) == {"timm.optim.Lamb"}
+    assert set(kinds.values()) == {"kd_lightning.optim.lamb.Lamb"}
     kinds = {name: stage.optim.optimizer._target_ for name, stage in once.items()}
-    assert [name for name, kind in kinds.items() if kind == "timm.optim.Lamb"] == ["general"]
+    assert [name for name, kind in kinds.items() if kind == "kd_lightning.optim.lamb.Lamb"] == ["general"]
 
 
 def test_a_part_of_a_student_is_chosen_as_a_group():

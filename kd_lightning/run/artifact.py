@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 from kd_lightning import manifest
 from kd_lightning.keep import replace
 from kd_lightning.run import card
+from kd_lightning.run.answered import files
 from kd_lightning.run.portable import add_code
 from kd_lightning.run.record import METRICS, Record, Task
 from kd_lightning.run.results import collect
@@ -165,7 +166,8 @@ def record(cfg: DictConfig, command: str, labels: Sequence[str]) -> Record:
     """What run.yaml says of a stage. labels: the student's, where the task learns its own from the rows."""
     known = {name: cfg[name] for name in ("name", "identity", "setting", "method", "stage", "scale", "seed", "metric")}
     task = cfg.task and Task(**OmegaConf.to_container(cfg.task) | {"labels": list(labels)})
-    teacher = cfg.networks.teacher and str(cfg.networks.teacher.path)
+    answers = ", ".join(Path(file).name for file in files(cfg))
+    teacher = f"answers in {answers}" if answers else cfg.networks.teacher and str(cfg.networks.teacher.path)
     return Record(**known, task=task, teacher=teacher, starts_from=dict(cfg.starts_from), command=printable(command))
 
 

@@ -12,6 +12,8 @@ import sys
 import time
 from types import FrameType
 
+from kd_lightning.run.typed import program, torchrun
+
 SLURM = "SLURM_JOB_ID"  # in the environment of a job
 REQUEUED = "SLURM_RESTART_COUNT"  # in that of one which was queued again
 AGAIN = 1.0  # seconds; launchers send a signal twice in less, people do not
@@ -69,7 +71,7 @@ def say(stopped: Interrupted) -> None:
     """
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         return
-    why = f"train.py: stopped by {signal.Signals(stopped.number).name}."
+    why = f"{program()[-1]}: stopped by {signal.Signals(stopped.number).name}."
     if stopped.number == signal.SIGUSR1:
         print(f"{why} {_requeue()}", file=sys.stderr)
     else:
@@ -78,10 +80,8 @@ def say(stopped: Interrupted) -> None:
 
 def _command() -> str:
     given = [word for word in sys.argv[1:] if not word.startswith("ckpt_path=")]
-    launcher = ["python"]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        launcher = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
-    return shlex.join([*launcher, "train.py", *given, "ckpt_path=last"])
+    began = torchrun(os.environ["LOCAL_WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else program()
+    return shlex.join([*began, *given, "ckpt_path=last"])
 
 
 def _requeue() -> str:

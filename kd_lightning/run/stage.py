@@ -31,6 +31,8 @@ from kd_lightning.run.dashboard import show
 from kd_lightning.run.interrupt import REQUEUED
 from kd_lightning.run.leftover import BEGUN, remains, tidy
 from kd_lightning.run.tracking import tracked
+from kd_lightning.run.typed import torchrun
+from kd_lightning.teacher.answers import Answers
 from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -87,7 +89,11 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     engine = {key: optim.pop(key) for key in ("weight_decay", "schedule", "warmup")}
     optimizer = partial(optim.pop("optimizer"), **optim)  # what is left are its own settings
     distiller = instantiate(cfg.distiller, student=student, teacher=teacher, optimizer=optimizer, **engine, _convert_="all")
-    return distiller, instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
+    data = instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
+    if isinstance(teacher, Answers):
+        data.prepare_data()
+        teacher.number(data.numbers(), {split: validation.texts(rows) for split, rows in data.rows.items()})
+    return distiller, data
 
 
 def make(cfg: DictConfig, command: str, chain: Plan | None = None) -> None:
@@ -156,7 +162,7 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
         )
         if trainer.world_size > 1 and not trainer.strategy.cluster_environment.creates_processes_externally:
             raise ValueError(
-                f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., "
+                f"{trainer.world_size} processes: start them with {' '.join(torchrun(trainer.world_size))} ..., "
                 "so that each goes through the whole chain."
             )
         if isinstance(distiller.teacher, StoredTeacher):

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from kd_lightning.run.mistake import MISTAKES, sentence
 from kd_lightning.run.shown import csv_cell, printable
+from kd_lightning.run.typed import program
 
 FILE, SUMMARY = "result.json", "summary.csv"
 OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes when a job begins
@@ -144,7 +145,8 @@ class Summary(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher, choice = config.hydra.launcher._target_, config.hydra.runtime.choices["hydra/launcher"]
         if launcher not in Plugins.instance().class_name_to_class:
-            sys.exit(f"train.py: hydra/launcher={choice}: its plugin is not installed. pip install -e '.[{choice}]' does it.")
+            how = f"its plugin is not installed. pip install -e '.[{choice}]' does it."
+            sys.exit(f"{program()[-1]}: hydra/launcher={choice}: {how}")
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         self.began = time.monotonic()
@@ -160,7 +162,7 @@ class Summary(Callback):
         else:
             traceback.print_exception(error)
             said = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        print(f"train.py: {said}", file=sys.stderr)
+        print(f"{program()[-1]}: {said}", file=sys.stderr)
         folder, seconds = Path(config.hydra.runtime.output_dir), time.monotonic() - self.began
         keep_result(folder, list(config.hydra.overrides.task), seconds, None, said)
         job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan
