@@ -132,7 +132,7 @@ class HardTargets(Term):
         labels = batch["labels"] if "rows" in batch else batch["labels"][rows]  # a corpus batch has one label a row
         readout = student.readout(rows)
         if not len(rows):
-            return readout.features.sum()  # nothing is labelled here: 0, with a gradient of 0
+            return readout.logits().sum()  # nothing is labelled here: 0, with a gradient of 0
         return mean_over_rows(self.loss, readout, labels)
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from kd_lightning.distiller import Distiller, decay_groups
 from kd_lightning.losses import soft_cross_entropy
 from kd_lightning.student.adabert.search import Draw, costs, efficiency
 from kd_lightning.terms import HardTargets, SoftTargets, Term, examples, labelled_examples
+from kd_lightning.together import processes, summed
 from kd_lightning.views import Batch, Needs, Spec, View
 
 
@@ -141,8 +143,33 @@ class Search(AdaBERT):
         self.relaxation = 1.0  # an annealing callback changes it
         self.resting = False  # without a trainer; each batch says
 
+    def read(self) -> set[nn.Parameter]:
+        return set(self.student.parameters())  # any of them may be drawn
+
+    def on_fit_start(self) -> None:
+        """A step has gradients of what it has drawn, which DistributedDataParallel cannot know beforehand: it averages none
+        here, and `on_after_backward` does."""
+        super().on_fit_start()
+        if isinstance(self.trainer.model, DistributedDataParallel):
+            self.trainer.model.require_backward_grad_sync = False
+
+    def on_after_backward(self) -> None:
+        if processes() > 1:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = summed(parameter.grad) / processes()
+
+    def _draw(self) -> Draw:
+        """The same in all processes that train together."""
+        if processes() == 1:
+            return self.student.choice.draw(self.relaxation)
+        seed = summed(torch.randint(2**31, (), device=self.device))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(seed))
+            return self.student.choice.draw(self.relaxation)
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        draw = self.student.choice.draw(self.relaxation)
+        draw = self._draw()
         if self.resting:
             draw = draw.detach()
         price = efficiency(draw, self.cost)
