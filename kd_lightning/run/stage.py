@@ -34,6 +34,7 @@ from kd_lightning.run.tracking import tracked
 from kd_lightning.run.typed import torchrun
 from kd_lightning.teacher.answers import Answers
 from kd_lightning.teacher.stored import StoredTeacher
+from kd_lightning.trim import reading
 from kd_lightning.views import Needs
 
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
@@ -78,9 +79,11 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     student = instantiate(cfg.networks.student, _convert_="all")
     if not isinstance(student, torch.nn.Module):
         student = student(teacher)
+    answers = cfg.networks.get("answers")
+    if teacher is not None and answers is None:  # one whose answers are kept reads its own tokens
+        teacher = reading(teacher, student.tokenizer)
     if teacher is not None and teacher.spec.vocabulary_id == student.spec.vocabulary_id:  # they read the same tokens
         student.tokenizer.model_max_length = min(network.tokenizer.model_max_length for network in (student, teacher))
-    answers = cfg.networks.get("answers")
     if answers is not None or cfg.stored:
         teacher = StoredTeacher(teacher) if answers is None else instantiate(answers)(teacher)
     if teacher is not None and precision(cfg.trainer.precision) in ("bf16-mixed", "bf16"):
