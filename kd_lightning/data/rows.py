@@ -4,21 +4,44 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
-from kd_lightning.data.files import readable, unreadable
-from kd_lightning.data.formats import Rows, say
+from kd_lightning.data.files import Row, Rows, readable, unreadable
+from kd_lightning.data.formats import say
 
 UNLABELLED = -100
 SHOWN = 5  # bad rows that a message quotes
+ON_BAD_ROW, ON_EMPTY = ("error", "skip"), ("error", "skip", "keep")
 ABSENT = ("nan", "null", "none")  # words with which other programs write that there is no value
 
 
 class NoColumn(ValueError):
     """A file has not the columns that are wanted."""
+
+
+class Empty(ValueError):
+    """A row has no text."""
+
+
+def cell(row: Row, column: str) -> Any:
+    """What a row has in a column, or else where the dots of its name lead: that of labels.label is the label of the object in
+    labels. Raises KeyError where it has neither."""
+    if column in row:
+        return row[column]
+    outer, _, inner = column.partition(".")
+    if inner and isinstance(row.get(outer), dict):
+        return cell(row[outer], inner)
+    raise KeyError(column)
+
+
+def names(row: Row) -> Iterator[str]:
+    """What a row's columns are called, those inside of objects with dots."""
+    for name, value in row.items():
+        yield from (f"{name}.{inner}" for inner in names(value)) if isinstance(value, dict) and value else (name,)
 
 
 def closest(wanted: Iterable[str], columns: Iterable[str]) -> str:
@@ -52,38 +75,52 @@ def class_name(value: Any) -> str:
 
 
 def collect(
-    source: str, rows: Rows, *, text: Sequence[str], label: str | None, values: Sequence[str], on_bad_row: str, empty: bool
+    source: str,
+    rows: Rows,
+    *,
+    text: Sequence[str],
+    label: str | None,
+    values: Sequence[str],
+    on_bad_row: str,
+    on_empty: str,
 ) -> Dataset:
     """The rows as columns `sentence1`, `sentence2` (pairs) and `label`.
 
-    text: one column or two. label: the label's column (None: the rows have none). values: how the classes are written, in
-    the order of their numbers; one value makes the label a number. empty: whether a text may be empty. on_bad_row: error
-    lists the first bad rows and how many there are, skip leaves them out and says how many.
+    text: one column or two. label: the label's column (None: the rows have none). Dots in a name lead into objects (`cell`).
+    values: how the classes are written, in the order of their numbers; one value makes the label a number. on_bad_row: error
+    lists the first bad rows and how many there are, skip leaves them out and says how many. on_empty: a row with an empty text
+    is a bad row (error), left out and counted (skip), or a row like any other (keep).
     """
-    if on_bad_row not in ("error", "skip"):
-        raise ValueError(f"on_bad_row={on_bad_row}: choose error or skip.")
+    for name, given, possible in (("on_bad_row", on_bad_row, ON_BAD_ROW), ("on_empty", on_empty, ON_EMPTY)):
+        if given not in possible:
+            raise ValueError(f"task.{name}={given}: choose {', '.join(possible[:-1])} or {possible[-1]}.")
     numbers = class_numbers(values) if len(values) > 1 else {}
-    names = ["sentence1", "sentence2"][: len(text)]
-    columns: dict[str, list] = {name: [] for name in (*names, "label")}
+    columns: dict[str, list] = {name: [] for name in (*("sentence1", "sentence2")[: len(text)], "label")}
     wanted, bad, foreign = [*text, *([label] if label else [])], [], ""
+    empty, first = 0, ""  # rows without a text, and the place of the first
     for place, row in rows:
+        found: Row = {}
         try:
             if isinstance(row, ValueError):
                 raise row
-            absent = [column for column in wanted if column not in row]
+            absent = [column for column in wanted if not _has(row, column)]
             if absent and not columns["label"]:
-                there = f"its columns are {', '.join(row)}.{closest(absent, row)}"
+                there = f"its columns are {', '.join(names(row))}.{closest(absent, names(row))}"
                 raise NoColumn(f"{source} has no column {' and '.join(absent)}; {there}")
             if absent:
                 raise ValueError(f"{' and '.join(absent)} is missing")
-            texts = [_text(row[column], column, empty) for column in text]
-            number = _number(row[label] if label else None, label, numbers)
+            found = {column: cell(row, column) for column in wanted}
+            texts = [_text(found[column], column, on_empty) for column in text]
+            number = _number(found[label] if label else None, label, numbers)
         except NoColumn:
             raise
         except ValueError as error:
+            if isinstance(error, Empty):
+                empty, first = empty + 1, first or place
+                if on_empty == "skip":
+                    continue
             bad.append(f"{place}: {error}")
-            texts = [] if isinstance(row, ValueError) else [row.get(column) for column in wanted]
-            for value in texts:
+            for value in found.values():
                 if isinstance(value, str) and not readable(value):
                     foreign = foreign or f" In {place} {unreadable(value)}"
             continue
@@ -91,14 +128,49 @@ def collect(
             columns[name].append(value)
     quoted = "; ".join(bad[:SHOWN]) + (" ..." if len(bad) > SHOWN else "")
     count = f"{len(bad):,} bad row{'s' if len(bad) > 1 else ''}"
+    without = f"{empty:,} row{'s' if empty > 1 else ''} without a text"
     if bad and on_bad_row == "error":
         remedy = f"Correct them, or leave them out with task.on_bad_row=skip.{foreign}"
+        if empty:
+            remedy += f" task.on_empty=skip leaves out {without} alone (the first is {first})."
         raise ValueError(f"{source} has {count} ({quoted}). {remedy}")
     if not columns["label"]:
         raise ValueError(f"{source} has no rows{f' but {count} ({quoted})' if bad else ''}.")
     if bad:
         say(f"{source}: {count} left out ({quoted}).{foreign}")
+    if empty and on_empty == "skip":
+        say(f"{source}: {without} left out (the first is {first}).")
     return Dataset.from_dict(columns)
+
+
+def texts_of(rows: Dataset) -> list[tuple[str, ...]]:
+    return list(zip(*(rows[name] for name in rows.column_names if name != "label"), strict=True))
+
+
+def held_out(rows: Dataset, share: float, seed: int, *, stratified: bool) -> tuple[Dataset, Dataset]:
+    """Train and validation, which has this share: of every class, where stratified, and the same rows for the same seed. Rows
+    of the same text stay together, in the stratum of the first one's label."""
+    texts = texts_of(rows)
+    first = {text: i for i, text in reversed(list(enumerate(texts)))}
+    labels = np.asarray(rows["label"]) if stratified else np.zeros(len(rows))
+    distinct = np.array(sorted(first.values()))
+    random, held = np.random.default_rng(seed), set()
+    for label in np.unique(labels[distinct]):
+        stratum = random.permutation(distinct[labels[distinct] == label])
+        count = max(round(share * len(stratum)), int(len(stratum) > 1))
+        held |= {texts[i] for i in stratum[: min(count, len(stratum) - 1)]}
+    if not held:
+        raise ValueError(f"{len(rows)} rows are too few to hold some out.")
+    chosen = np.array([text in held for text in texts])
+    return rows.select(np.flatnonzero(~chosen)), rows.select(np.flatnonzero(chosen))
+
+
+def _has(row: Row, column: str) -> bool:
+    """Whether there is one value in it: an object has several, each with a name of its own."""
+    try:
+        return not isinstance(cell(row, column), dict)
+    except KeyError:
+        return False
 
 
 def class_numbers(labels: Sequence[str]) -> dict[str, int]:
@@ -111,11 +183,11 @@ def class_numbers(labels: Sequence[str]) -> dict[str, int]:
     return numbers
 
 
-def _text(value: Any, column: str, empty: bool) -> str:
+def _text(value: Any, column: str, on_empty: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{column} is missing" if missing(value) else f"{column} is {str(value)[:60]}, not a text")
-    if not (empty or value.strip()):
-        raise ValueError(f"{column} is empty")
+        raise Empty(f"{column} is missing") if missing(value) else ValueError(f"{column} is {str(value)[:60]}, not a text")
+    if on_empty != "keep" and not value.strip():
+        raise Empty(f"{column} is empty")
     if not readable(value):
         raise ValueError(f"{column} holds bytes that are not UTF-8")
     return value
