@@ -24,8 +24,8 @@ class CrossEntropy(MeanMetric):
 
 
 class Matthews(Metric):
-    """Matthews correlation of C classes (Gorodkin 2004), 0 where all answers or all labels are of one class, as in scikit-learn,
-    which GLUE scores with. Kept are counts [C], as a C x C table of ten thousand classes would fill a gigabyte."""
+    """Matthews correlation of C classes (Gorodkin 2004). It is 0 where all answers or all labels are of one class, as in
+    scikit-learn, which GLUE scores with. Kept are counts [C]: a C x C table of ten thousand classes would fill a gigabyte."""
 
     full_state_update = False
 

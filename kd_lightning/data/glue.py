@@ -8,9 +8,10 @@ from datasets import Dataset, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from pyarrow import parquet
 
+from kd_lightning.data.columns import held_out
 from kd_lightning.data.files import stamp
 from kd_lightning.data.formats import dataset_rows, reader_of, say, tsv
-from kd_lightning.data.rows import NoColumn, collect, held_out
+from kd_lightning.data.rows import NoColumn, collect
 
 REQUIRED = ("train", "validation", "unlabelled")
 
@@ -26,7 +27,7 @@ class Glue:
     as the hub stores it, or `<configuration>` as `save_to_disk` leaves it. root null: from hub, [data set, configuration], of
     hub_revision (null: its main branch).
     files: split -> file, or several that together are one. train must be there, and validation where it is named; where it is
-    not, validation_share of train is held out, as `rows.held_out` does. Of the others those that are there and have labels are
+    not, validation_share of train is held out (`columns.held_out`). Of the others those that are there and have labels are
     measured at the end, and unlabelled is for training. format: of the files (`formats.NAMES`); null: by their endings; of tsv
     the fields are never quoted, and those after the last column ignored. columns: the names of the columns where a .tsv has no
     header line. text: one or two columns; label: the label's. labels: the class names in the order of the logits; values: how

@@ -7,14 +7,15 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 
+from kd_lightning.data.columns import Columns
 from kd_lightning.data.files import Row, Rows, readable, unreadable
 from kd_lightning.data.formats import say
 
 UNLABELLED = -100
 SHOWN = 5  # bad rows that a message quotes
+KNOWN = 50  # classes that it names
 ON_BAD_ROW, ON_EMPTY = ("error", "skip"), ("error", "skip", "keep")
 ABSENT = ("nan", "null", "none")  # words with which other programs write that there is no value
 
@@ -95,8 +96,8 @@ def collect(
         if given not in possible:
             raise ValueError(f"task.{name}={given}: choose {', '.join(possible[:-1])} or {possible[-1]}.")
     numbers = class_numbers(values) if len(values) > 1 else {}
-    columns: dict[str, list] = {name: [] for name in (*("sentence1", "sentence2")[: len(text)], "label")}
-    wanted, bad, foreign = [*text, *([label] if label else [])], [], ""
+    columns = Columns([*("sentence1", "sentence2")[: len(text)], "label"])
+    wanted, bad, bad_rows, foreign = [*text, *([label] if label else [])], [], 0, ""
     empty, first = 0, ""  # rows without a text, and the place of the first
     for place, row in rows:
         found: Row = {}
@@ -104,7 +105,7 @@ def collect(
             if isinstance(row, ValueError):
                 raise row
             absent = [column for column in wanted if not _has(row, column)]
-            if absent and not columns["label"]:
+            if absent and not columns:
                 there = f"its columns are {', '.join(names(row))}.{closest(absent, names(row))}"
                 raise NoColumn(f"{source} has no column {' and '.join(absent)}; {there}")
             if absent:
@@ -119,50 +120,29 @@ def collect(
                 empty, first = empty + 1, first or place
                 if on_empty == "skip":
                     continue
-            bad.append(f"{place}: {error}")
+            bad_rows += 1
+            if len(bad) < SHOWN:
+                bad.append(f"{place}: {error}")
             for value in found.values():
                 if isinstance(value, str) and not readable(value):
                     foreign = foreign or f" In {place} {unreadable(value)}"
             continue
-        for name, value in zip(columns, (*texts, number), strict=True):
-            columns[name].append(value)
-    quoted = "; ".join(bad[:SHOWN]) + (" ..." if len(bad) > SHOWN else "")
-    count = f"{len(bad):,} bad row{'s' if len(bad) > 1 else ''}"
+        columns.append(*texts, number)
+    quoted = "; ".join(bad) + (" ..." if bad_rows > SHOWN else "")
+    count = f"{bad_rows:,} bad row{'s' if bad_rows > 1 else ''}"
     without = f"{empty:,} row{'s' if empty > 1 else ''} without a text"
     if bad and on_bad_row == "error":
         remedy = f"Correct them, or leave them out with task.on_bad_row=skip.{foreign}"
         if empty:
             remedy += f" task.on_empty=skip leaves out {without} alone (the first is {first})."
         raise ValueError(f"{source} has {count} ({quoted}). {remedy}")
-    if not columns["label"]:
+    if not columns:
         raise ValueError(f"{source} has no rows{f' but {count} ({quoted})' if bad else ''}.")
     if bad:
         say(f"{source}: {count} left out ({quoted}).{foreign}")
     if empty and on_empty == "skip":
         say(f"{source}: {without} left out (the first is {first}).")
-    return Dataset.from_dict(columns)
-
-
-def texts_of(rows: Dataset) -> list[tuple[str, ...]]:
-    return list(zip(*(rows[name] for name in rows.column_names if name != "label"), strict=True))
-
-
-def held_out(rows: Dataset, share: float, seed: int, *, stratified: bool) -> tuple[Dataset, Dataset]:
-    """Train and validation, which has this share: of every class, where stratified, and the same rows for the same seed. Rows
-    of the same text stay together, in the stratum of the first one's label."""
-    texts = texts_of(rows)
-    first = {text: i for i, text in reversed(list(enumerate(texts)))}
-    labels = np.asarray(rows["label"]) if stratified else np.zeros(len(rows))
-    distinct = np.array(sorted(first.values()))
-    random, held = np.random.default_rng(seed), set()
-    for label in np.unique(labels[distinct]):
-        stratum = random.permutation(distinct[labels[distinct] == label])
-        count = max(round(share * len(stratum)), int(len(stratum) > 1))
-        held |= {texts[i] for i in stratum[: min(count, len(stratum) - 1)]}
-    if not held:
-        raise ValueError(f"{len(rows)} rows are too few to hold some out.")
-    chosen = np.array([text in held for text in texts])
-    return rows.select(np.flatnonzero(~chosen)), rows.select(np.flatnonzero(chosen))
+    return columns.dataset()
 
 
 def _has(row: Row, column: str) -> bool:
@@ -223,5 +203,10 @@ def _class(value: Any, column: str, classes: dict[str, int]) -> int:
         return classes[name]
     if name.casefold() in ABSENT:
         raise ValueError(f"{column} is '{name}', which stands for a missing one; a class of this name is named in task.labels")
-    known = {number: name for name, number in reversed(classes.items())}  # as they are given
-    raise ValueError(f"{column} is '{name[:60]}'; known are {', '.join(known[number] for number in sorted(known))}")
+    known: dict[int, str] = {}  # as they are given
+    for given, number in classes.items():
+        known.setdefault(number, given)
+        if len(known) > KNOWN:
+            break
+    shown = [*[known[number] for number in sorted(known)[:KNOWN]], *(["..."] if len(known) > KNOWN else [])]
+    raise ValueError(f"{column} is '{name[:60]}'; known are {', '.join(shown)}")

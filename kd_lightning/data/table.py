@@ -8,9 +8,10 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
+from kd_lightning.data.columns import held_out, text_numbers
 from kd_lightning.data.files import Row, Rows, readable, stamp
 from kd_lightning.data.formats import dataset_rows, reader_of, say
-from kd_lightning.data.rows import ABSENT, cell, class_name, closest, collect, held_out, missing, names, texts_of
+from kd_lightning.data.rows import ABSENT, cell, class_name, closest, collect, missing, names
 
 WANTED = "name your rows, e.g. task.files.train=mine.csv task.text=[review] task.label=stars."
 FEW = 5  # rows of a class; with fewer it may be a slip of who labelled them
@@ -130,7 +131,7 @@ class Table:
                 raise ValueError(f"{self.files['train']}: {error} Give task.files.validation.") from error
             found["train"], found["validation"] = parts
             say(f"{self.name}: {len(parts[1]):,} of these rows are held out for validation.")
-        shared = len(set(texts_of(found["train"])) & set(texts_of(found["validation"])))
+        shared = len(np.intersect1d(*text_numbers(found["train"], found["validation"])))
         if shared:
             say(f"{self.name}: {shared:,} text{'s' * (shared > 1)} of validation also in train, so its figures flatter.")
         return found
