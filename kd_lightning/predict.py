@@ -12,6 +12,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from kd_lightning.data.files import endings, format_of, readable, unreadable
-from kd_lightning.data.formats import FORMATS, TEXT, Row, Rows, lines
-from kd_lightning.data.rows import closest, missing
+from kd_lightning.data.files import Row, Rows, endings, format_of, readable, unreadable
+from kd_lightning.data.formats import FORMATS, NAMES, TEXT, lines
+from kd_lightning.data.rows import cell, closest, missing, names
 from kd_lightning.data.tokens import encode, pad
 from kd_lightning.keep import replace
 from kd_lightning.run import reading
@@ -90,12 +91,18 @@ def predict(classifier: Classifier, rows: Rows, text: list[str], key: str | None
 def _whole(place: str, row: Row | ValueError, wanted: list[str]) -> Row:
     if isinstance(row, ValueError):
         raise ValueError(f"{place}: {row}.")
-    if absent := [column for column in wanted if _nothing(row.get(column))]:
-        there = f"its columns are {', '.join(row)}.{closest([column for column in absent if column not in row], row)}"
-        raise ValueError(f"{place} has nothing in column {' and '.join(absent)}; {there}")
-    if unread := [column for column in wanted if not readable(str(row[column]))]:
-        raise ValueError(f"{place}: {' and '.join(unread)} holds bytes that are not UTF-8: {unreadable(str(row[unread[0]]))}")
-    return row
+    found: Row = {}
+    for column in wanted:
+        with suppress(KeyError):
+            found[column] = cell(row, column)
+    if absent := [column for column in wanted if _nothing(found.get(column))]:
+        there = list(names(row))
+        near = closest([column for column in absent if column not in found], there)
+        raise ValueError(f"{place} has nothing in column {' and '.join(absent)}; its columns are {', '.join(there)}.{near}")
+    if unread := [column for column in wanted if not readable(str(found[column]))]:
+        what = unreadable(str(found[unread[0]]))
+        raise ValueError(f"{place}: {' and '.join(unread)} holds bytes that are not UTF-8: {what}")
+    return found
 
 
 def _nothing(value: object) -> bool:
@@ -108,7 +115,7 @@ def reader(file: str, form: str | None, text: list[str]) -> Rows:
     if form is None:
         suffix = "" if file == "-" or endings(file) == ("", "") else format_of(file, "its name", [TEXT, *FORMATS])
         form = suffix[1:]
-    return FORMATS[f".{form}"](file) if f".{form}" in FORMATS else lines(file, text)
+    return NAMES[form](file) if form in NAMES else lines(file, text)
 
 
 def tab_separated(answers: Iterable[Iterable[object]]) -> Iterator[str]:
@@ -145,7 +152,7 @@ def writer(out: Path | None, jsonl: bool) -> Callable[[TextIO, list[Row], bool],
 
 
 def main() -> None:
-    forms = ["lines", *(suffix[1:] for suffix in FORMATS)]
+    forms = ["lines", *NAMES]
     parser = argparse.ArgumentParser(
         prog="python -m kd_lightning.predict",
         description="Classify text with a student.",

@@ -118,6 +118,15 @@ def test_a_quoted_field_of_a_csv_may_hold_commas_and_lines(single, command, tmp_
     assert answered(command(single, tmp_path / "table.csv")) == expected(single, ["w7, w8\nw9", "w50"])
 
 
+def test_a_text_may_lie_in_an_object_and_a_file_may_be_of_any_format_that_is_said(single, command, tmp_path):
+    (tmp_path / "a.txt").write_text(json.dumps([{"said": {"text": text}, "about": {"id": n}} for n, text in enumerate(TEXTS)]))
+    output = command(single, tmp_path / "a.txt", "--format", "json", "--text", "said.text", "--id", "about.id")
+    assert answered(output) == expected(single, TEXTS)
+    assert [row["about.id"] for row in rows(output)] == [str(n) for n in range(40)]
+    (tmp_path / "b.txt").write_text('sentence\tn\n"w7\t""w8"""\t1\nw9\t2\n')
+    assert answered(command(single, tmp_path / "b.txt", "--format", "quoted_tsv")) == expected(single, ['w7\t"w8"', "w9"])
+
+
 def test_pairs_are_read_from_lines_and_from_two_columns(artifact, command, tmp_path):
     folder = artifact(text=("premise", "hypothesis"))
     (tmp_path / "pairs.txt").write_text("".join(f"{a}\t{b}\n" for a, b in PAIRS))

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.aggregation import BaseAggregator
-from torchmetrics.classification import MulticlassMatthewsCorrCoef
 
 from kd_lightning.terms import Rows
 from kd_lightning.views import Needs
@@ -24,13 +23,30 @@ class CrossEntropy(MeanMetric):
             super().update(F.cross_entropy(logits.float(), labels), weight=len(labels))
 
 
-class Matthews(MulticlassMatthewsCorrCoef):
-    """Matthews correlation. It is 0 where all answers or all labels are of one class, as in scikit-learn, which GLUE scores
-    with; torchmetrics gives small numbers or 1 there."""
+class Matthews(Metric):
+    """Matthews correlation of C classes (Gorodkin 2004). It is 0 where all answers or all labels are of one class, as in
+    scikit-learn, which GLUE scores with. Kept are counts [C]: a C x C table of ten thousand classes would fill a gigabyte."""
+
+    full_state_update = False
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for name, size in (("answers", num_classes), ("labels", num_classes), ("right", 1)):
+            self.add_state(name, torch.zeros(size, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, answers: Tensor, labels: Tensor) -> None:
+        """answers, labels: [N] classes."""
+        self.answers += torch.bincount(answers, minlength=len(self.answers))
+        self.labels += torch.bincount(labels, minlength=len(self.labels))
+        self.right += (answers == labels).sum()
 
     def compute(self) -> Tensor:
-        classes = min(int((self.confmat.sum(side) > 0).sum()) for side in (0, 1))
-        return super().compute() if classes > 1 else torch.zeros((), device=self.confmat.device)
+        def spread(ours: Tensor, theirs: Tensor) -> Tensor:
+            return (ours.sum() * theirs.sum() - (ours * theirs).sum()).double()
+
+        covariance = self.right.squeeze() * self.labels.sum() - (self.answers * self.labels).sum()
+        both = spread(self.answers, self.answers) * spread(self.labels, self.labels)
+        return (covariance / both.sqrt() if both else both).float()
 
 
 class TeacherAndStudent(L.Callback):

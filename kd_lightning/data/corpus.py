@@ -191,8 +191,8 @@ class Corpus(L.LightningDataModule):
         lines = token_ids(tokenizer, rows["text"])
         first, last, unknown = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id
         kept = [
-            ids
+            np.array(ids, np.int32)
             for ids in sequences(lines, self.max_length, first, last, self.join_lines)
             if len(ids) >= SHORTEST and ids.count(unknown) < 0.5 * len(ids)
         ]
-        return {"input_ids": [np.array(ids, np.int32) for ids in kept], "length": [len(ids) for ids in kept]}
+        return {"input_ids": kept, "length": [len(ids) for ids in kept]}

@@ -10,7 +10,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
+
+Row = dict[str, Any]
+Rows = Iterator[tuple[str, Row | ValueError]]  # (place in its file, the row by column or what is wrong with it)
 
 HEAD = 1 << 16  # bytes at a file's beginning that say what it is
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -37,13 +40,14 @@ def endings(path: str | Path) -> tuple[str, str]:
     return (suffixes[-1] if suffixes else ""), compression
 
 
-def format_of(path: str | Path, what: str, possible: list[str]) -> str:
-    """The suffix of a file's format; raises ValueError where it is none of those possible. what: the setting that names it."""
+def format_of(path: str | Path, what: str, possible: list[str], remedy: str = "Rename it.") -> str:
+    """The suffix of a file's format; raises ValueError where it is none of those possible. what: the setting that names it.
+    remedy: what to do then."""
     suffix = endings(path)[0]
     if suffix not in possible:
         raise ValueError(
             f"{what}: {path} ends in none of {', '.join(possible)} (or one of these before {', '.join(COMPRESSED)}), so its "
-            "format is unknown. Rename it."
+            f"format is unknown. {remedy}"
         )
     return suffix
 

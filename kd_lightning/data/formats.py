@@ -3,24 +3,21 @@
 import csv
 import functools
 import itertools
-import json
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import pyarrow as pa
 from datasets import Dataset, Features
 from pyarrow.parquet import ParquetFile
 
-from kd_lightning.data.files import binary, readable, text, unreadable
+from kd_lightning.data.files import Rows, binary, format_of, readable, text, unreadable
+from kd_lightning.data.json_rows import json_file, json_lines
 
 BLOCK = 1000  # rows of a Parquet file or a data set that are in memory at once
 csv.field_size_limit(1 << 27)  # characters of a cell; the module's own limit is an eighth of a megabyte
-
-Row = dict[str, Any]
-Rows = Iterator[tuple[str, Row | ValueError]]  # (place in its file, the row by column or what is wrong with it)
 
 
 @functools.cache
@@ -49,39 +46,15 @@ def tsv(path: str | Path, columns: Sequence[str] | None = None, *, extra: bool =
         yield from _named(path, records, columns, extra)
 
 
-def comma_separated(path: str | Path) -> Rows:
-    """Comma-separated values, quoted as in RFC 4180.
+def quoted(path: str | Path, delimiter: str = ",") -> Rows:
+    """Values between delimiters, quoted as in RFC 4180.
 
     Where a quoted field does not end as it should, its first line is a bad row and reading goes on with the next line. Where
     it does, but the lines that it runs over are rows by themselves, a quote too many is more likely: a bad row too. How many
     rows run over several lines is said.
     """
     with text(path, "") as file:
-        yield from _named(path, _quoted(path, file), None, extra=False)
-
-
-def json_lines(path: str | Path) -> Rows:
-    with text(path, "\n") as file:
-        yield from _objects(file)
-
-
-def json_file(path: str | Path) -> Rows:
-    """One array of objects, or JSON Lines."""
-    with text(path, "\n") as file:
-        start = []  # the blank lines before the first that is not, and that one
-        for line in file:
-            start.append(line)
-            if line.strip():
-                break
-        if not "".join(start).lstrip().startswith("["):
-            yield from _objects(itertools.chain(start, file))
-            return
-        try:
-            found = _parsed("".join([*start, file.read()]))
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON array: {error}.") from error
-    for number, row in enumerate(found, 1):
-        yield f"row {number}", row if isinstance(row, dict) else ValueError("not a JSON object")
+        yield from _named(path, _quoted(path, file, delimiter), None, extra=False)
 
 
 def parquet_rows(path: str | Path) -> Rows:
@@ -99,14 +72,25 @@ def dataset_rows(data: Dataset) -> Rows:
 
 
 FORMATS: dict[str, Callable[[str | Path], Rows]] = {  # tables
-    ".csv": comma_separated,
+    ".csv": quoted,
     ".tsv": tsv,
     ".jsonl": json_lines,
     ".json": json_file,
     ".parquet": parquet_rows,
     ".ndjson": json_lines,
 }
+NAMES = {suffix[1:]: rows for suffix, rows in FORMATS.items()} | {"quoted_tsv": functools.partial(quoted, delimiter="\t")}
 TEXT = ".txt"  # `lines`
+
+
+def reader_of(path: str | Path, form: str | None) -> Callable[[str | Path], Rows]:
+    """What reads a task's file: by the name of a format (NAMES), or null: by the file's ending."""
+    if form is None:
+        also = "Rename it, or say what it is, e.g. task.format=tsv for a .txt of tab-separated columns."
+        return FORMATS[format_of(path, "task.files", list(FORMATS), also)]
+    if form not in NAMES:
+        raise ValueError(f"task.format={form}: choose {', '.join(NAMES)}, or null, and the file's ending says it.")
+    return NAMES[form]
 
 
 def _blocks(features: Features, blocks: Iterable[pa.RecordBatch | pa.Table]) -> Rows:
@@ -121,42 +105,8 @@ def _blocks(features: Features, blocks: Iterable[pa.RecordBatch | pa.Table]) -> 
             yield f"row {next(numbers)}", dict(zip(columns, row, strict=True))
 
 
-def _objects(file: Iterable[str]) -> Rows:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = _parsed(line.rstrip())
-        except ValueError as error:
-            row = error
-        array = line.startswith("[") and (isinstance(row, ValueError) or isinstance((*row, None)[0], dict))
-        if array:
-            row = ValueError("a JSON array and not an object; let the name of a file that is one array end in .json")
-        elif not isinstance(row, dict | ValueError):
-            row = ValueError("not a JSON object")
-        yield f"line {number}", row
-
-
-def _parsed(string: str) -> Any:
-    try:
-        return json.loads(string, object_pairs_hook=_once)
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise ValueError(f"not JSON ({error.msg}: {line}column {error.colno})") from error
-    except RecursionError as error:
-        raise ValueError("not JSON that can be read (it is nested too deeply)") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"'{name}' stands in it twice")
-    return row
-
-
-def _quoted(path: str | Path, file: Iterator[str]) -> Iterator[tuple[int, list[str] | ValueError]]:
-    """The records of comma-separated values, each with the number of its first line."""
+def _quoted(path: str | Path, file: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str] | ValueError]]:
+    """The records of quoted values, each with the number of its first line."""
     again: deque[str] = deque()  # lines that a record took and that are read once more
     taken: list[str] = []
     first, width, several, longest = 1, None, 0, (0, 0)
@@ -169,7 +119,7 @@ def _quoted(path: str | Path, file: Iterator[str]) -> Iterator[tuple[int, list[s
     while True:
         taken.clear()
         try:
-            record = next(csv.reader(feed(), strict=True), None)
+            record = next(csv.reader(feed(), delimiter=delimiter, strict=True), None)
         except csv.Error as error:
             record = ValueError(str(error))
             if "end of data" in str(error):
@@ -179,7 +129,7 @@ def _quoted(path: str | Path, file: Iterator[str]) -> Iterator[tuple[int, list[s
         if record is None:
             break
         width = width or (len(record) if isinstance(record, list) else None)
-        if isinstance(record, list) and len(taken) > 1 and _are_rows(taken, width):
+        if isinstance(record, list) and len(taken) > 1 and _are_rows(taken, width, delimiter):
             last = first + len(taken) - 1
             record = ValueError(f"a quote opens a field here that swallows the rows to line {last}; close it, or double it")
         if isinstance(record, ValueError):
@@ -195,13 +145,13 @@ def _quoted(path: str | Path, file: Iterator[str]) -> Iterator[tuple[int, list[s
         say(f"{path}: {several:,} {what} over several lines, in quotes; the longest is {place}.", sys.stderr)
 
 
-def _are_rows(taken: Sequence[str], width: int | None) -> bool:
+def _are_rows(taken: Sequence[str], width: int | None, delimiter: str) -> bool:
     """Whether the lines inside a record of several are rows of width fields by themselves. Commas of prose have a blank after
     them."""
     if width is None or width < 2:
         return False
-    first = [taken[0].split(",")] if len(taken) == 2 else []  # its quote is the one in question
-    rows = [*first, *(next(csv.reader([line]), []) for line in taken[1:-1] or taken[1:])]
+    first = [taken[0].split(delimiter)] if len(taken) == 2 else []  # its quote is the one in question
+    rows = [*first, *(next(csv.reader([line], delimiter=delimiter), []) for line in taken[1:-1] or taken[1:])]
     return all(len(row) == width and not any(field[:1].isspace() for field in row) for row in rows)
 
 

@@ -11,8 +11,8 @@ from datasets import Dataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 
 from kd_lightning.data import docs
-from kd_lightning.data.files import endings, format_of, readable, stamp, unreadable
-from kd_lightning.data.formats import FORMATS, TEXT, Row, Rows, lines, say
+from kd_lightning.data.files import Row, Rows, endings, format_of, readable, stamp, unreadable
+from kd_lightning.data.formats import FORMATS, TEXT, lines, say
 from kd_lightning.data.long_text import pieces
 from kd_lightning.data.rows import closest, missing
 

@@ -1,25 +1,28 @@
-"""A task of one's own: rows of CSV, TSV, JSON Lines or Parquet files, or of a data set of the hub."""
+"""A task of one's own: rows of CSV, TSV, JSON, JSON Lines or Parquet files, or of a data set of the hub."""
 
 import functools
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from kd_lightning.data.files import format_of, readable, stamp
-from kd_lightning.data.formats import FORMATS, Rows, dataset_rows, say
-from kd_lightning.data.rows import ABSENT, class_name, closest, collect, missing
+from kd_lightning.data.columns import held_out, text_numbers
+from kd_lightning.data.files import Row, Rows, readable, stamp
+from kd_lightning.data.formats import dataset_rows, reader_of, say
+from kd_lightning.data.rows import ABSENT, cell, class_name, closest, collect, missing, names
 
 WANTED = "name your rows, e.g. task.files.train=mine.csv task.text=[review] task.label=stars."
 FEW = 5  # rows of a class; with fewer it may be a slip of who labelled them
 
 
-def rows_of(file: str, hub: list[str] | None) -> Rows:
-    """The rows of a file, or with hub, [data set] or [data set, configuration], of the split of that name."""
+def rows_of(file: str, hub: list[str] | None, form: str | None) -> Rows:
+    """The rows of a file, of this format or (None) of that which its ending says, or with hub, [data set] or [data set,
+    configuration], of the split of that name."""
     if hub is not None:
+        if form is not None:
+            raise ValueError(f"task.format={form}: the rows come from the hub, and only files have a format. Leave it out.")
         try:
             data = load_dataset(*hub)
         except (OSError, ValueError, DatasetsError) as error:
@@ -32,22 +35,22 @@ def rows_of(file: str, hub: list[str] | None) -> Rows:
     path = Path(file)
     if path.is_dir():
         raise ValueError(f"task.files: {file} is a folder, and a file is wanted. Name a file in it.")
-    suffix = format_of(file, "task.files", list(FORMATS))
+    read = reader_of(file, form)
     if not path.exists():
         raise ValueError(f"task.files: {file} cannot be found.")
-    return FORMATS[suffix](path)
+    return read(path)
 
 
-def classes(*, file: str | None, hub: list[str] | None, label: str | None) -> list[str]:
+def classes(*, file: str | None, hub: list[str] | None, label: str | None, format: str | None) -> list[str]:
     """The labels in the column, sorted. Rows that cannot be read are left to `Table`, which reports them."""
     if file is None or label is None:
         raise ValueError(f"task=table: {WANTED}")
     columns: dict[str, None] = {}
     seen: Counter[str] = Counter()
-    for _, row in rows_of(file, hub):
+    for _, row in rows_of(file, hub, format):
         if isinstance(row, dict):
-            columns |= dict.fromkeys(row)
-            if (name := _named(row.get(label))) is not None:
+            columns |= dict.fromkeys(names(row))
+            if (name := _named(row, label)) is not None:
                 seen[name] += 1
     found = sorted(seen)
     if not found:
@@ -63,13 +66,14 @@ def classes(*, file: str | None, hub: list[str] | None, label: str | None) -> li
     return found
 
 
-def _named(value: Any) -> str | None:
-    """The class that a label names; None where it names none."""
-    if missing(value) or not readable(str(value)):
-        return None
+def _named(row: Row, label: str) -> str | None:
+    """The class that a row's label names; None where it names none."""
     try:
+        value = cell(row, label)
         name = class_name(value)
-    except ValueError:
+    except (KeyError, ValueError):
+        return None
+    if missing(value) or not readable(str(value)):
         return None
     return None if name.casefold() in ABSENT else name
 
@@ -80,9 +84,10 @@ class Table:
     files: split -> file, or the hub's name of the split. train must be given; unlabelled is for training, and any split
     other than these and validation is measured at the end. Without validation a share of train is held out: the same share
     of every class, the same rows for the same split_seed, and never a text that is also trained on.
-    text: one or two columns; label: the label's. labels: the class names in the order of the logits; one makes it a
-    regression. on_bad_row: error | skip. A file is read by its suffix (`formats.FORMATS`); a .tsv file
-    is never quoted. How labels name classes is in `rows.class_name`.
+    text: one or two columns; label: the label's. Dots in a name lead into objects, unless a column is called so. labels: the
+    class names in the order of the logits; one makes it a regression. format: of the files (`formats.NAMES`); null: by their
+    endings; tsv is never quoted. on_bad_row: error | skip. on_empty, of a row without a text: error | skip | keep. How labels
+    name classes is in `rows.class_name`.
     """
 
     def __init__(
@@ -97,6 +102,8 @@ class Table:
         validation_share: float,
         split_seed: int,
         on_bad_row: str,
+        on_empty: str,
+        format: str | None,
     ) -> None:
         if text is None or label is None or files.get("train") is None:
             raise ValueError(f"task {name}: {WANTED}")
@@ -107,7 +114,8 @@ class Table:
         self.name, self.hub, self.text, self.label = name, hub, text, label
         self.files = {split: file for split, file in files.items() if file is not None}
         self.labels = [str(label) for label in labels]
-        self.validation_share, self.split_seed, self.on_bad_row = validation_share, split_seed, on_bad_row
+        self.validation_share, self.split_seed, self.format = validation_share, split_seed, format
+        self.on_bad_row, self.on_empty = on_bad_row, on_empty
         for split in self.files:  # all, so that a chain refuses what is wrong before its first stage trains
             self._read(split)
 
@@ -117,8 +125,13 @@ class Table:
             found.pop("unlabelled", None)
         self._describe(found["train"])
         if "validation" not in found:
-            found["train"], found["validation"] = self._held_out(found["train"])
-        shared = len(set(_texts(found["train"])) & set(_texts(found["validation"])))
+            try:
+                parts = held_out(found["train"], self.validation_share, self.split_seed, stratified=len(self.labels) > 1)
+            except ValueError as error:
+                raise ValueError(f"{self.files['train']}: {error} Give task.files.validation.") from error
+            found["train"], found["validation"] = parts
+            say(f"{self.name}: {len(parts[1]):,} of these rows are held out for validation.")
+        shared = len(np.intersect1d(*text_numbers(found["train"], found["validation"])))
         if shared:
             say(f"{self.name}: {shared:,} text{'s' * (shared > 1)} of validation also in train, so its figures flatter.")
         return found
@@ -127,7 +140,8 @@ class Table:
         file, hub = self.files[split], None if self.hub is None else tuple(self.hub)
         changed = stamp(file) if hub is None and Path(file).exists() else ()
         label = None if split == "unlabelled" else self.label
-        return _collected(file, changed, hub, tuple(self.text), label, tuple(self.labels), self.on_bad_row)
+        how = (self.format, self.on_bad_row, self.on_empty)
+        return _collected(file, changed, hub, tuple(self.text), label, tuple(self.labels), *how)
 
     def _describe(self, train: Dataset) -> None:
         labels = train["label"]
@@ -141,25 +155,6 @@ class Table:
         if len(self.labels) > 1 and (few := [f"{self.labels[i]} ({n})" for i, n in counts if n < FEW]):
             say(f"{self.name}: few rows are {', '.join(few[:20])}. If these are slips, name the classes: task.labels=[...].")
 
-    def _held_out(self, rows: Dataset) -> tuple[Dataset, Dataset]:
-        """Train and validation. Rows of the same text stay together, in the stratum of the first one's label."""
-        texts = _texts(rows)
-        first = {text: i for i, text in reversed(list(enumerate(texts)))}
-        labels = np.asarray(rows["label"]) if len(self.labels) > 1 else np.zeros(len(rows))
-        distinct = np.array(sorted(first.values()))
-        random, held = np.random.default_rng(self.split_seed), set()
-        for label in np.unique(labels[distinct]):
-            stratum = random.permutation(distinct[labels[distinct] == label])
-            count = max(round(self.validation_share * len(stratum)), int(len(stratum) > 1))
-            held |= {texts[i] for i in stratum[: min(count, len(stratum) - 1)]}
-        if not held:
-            raise ValueError(
-                f"{self.files['train']}: {len(rows)} rows are too few to hold some out. Give task.files.validation."
-            )
-        chosen = np.array([text in held for text in texts])
-        say(f"{self.name}: {chosen.sum():,} of these rows are held out for validation.")
-        return rows.select(np.flatnonzero(~chosen)), rows.select(np.flatnonzero(chosen))
-
 
 @functools.cache
 def _collected(
@@ -169,13 +164,11 @@ def _collected(
     text: tuple[str, ...],
     label: str | None,
     values: tuple[str, ...],
+    form: str | None,
     on_bad_row: str,
+    on_empty: str,
 ) -> Dataset:
     """The rows of a split, read once however many stages of a process ask for them."""
     source = file if hub is None else f"{file} of {':'.join(hub)}"
-    rows = rows_of(file, None if hub is None else list(hub))
-    return collect(source, rows, text=text, label=label, values=values, on_bad_row=on_bad_row, empty=False)
-
-
-def _texts(rows: Dataset) -> list[tuple[str, ...]]:
-    return list(zip(*(rows[name] for name in rows.column_names if name != "label"), strict=True))
+    rows = rows_of(file, None if hub is None else list(hub), form)
+    return collect(source, rows, text=text, label=label, values=values, on_bad_row=on_bad_row, on_empty=on_empty)

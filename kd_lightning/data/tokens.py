@@ -7,17 +7,30 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kd_lightning.data.long_text import beginning
+from kd_lightning.data.long_text import AT_ONCE, at_once, beginning
 
 TOKENS = ("input_ids", "token_type_ids")  # what a network reads of a row
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], max_length: int) -> dict[str, list[list[int]]]:
-    """The tokens of each row, cut to max_length. texts: one column, or the two of pairs."""
-    if len(texts) == 1 and tokenizer.truncation_side == "right":  # of a pair the longer loses, by its whole length
+    """The tokens of each row, cut to max_length. texts: one column, or the two of pairs.
+
+    Deviation: of a text of a pair AT_ONCE characters are read (of a pair the longer loses, and which that is, its whole length
+    says).
+    """
+    right = tokenizer.truncation_side == "right"
+    if len(texts) == 1 and right:
         texts = [[beginning(tokenizer, text, max_length) for text in texts[0]]]
-    encoded = tokenizer(*(list(column) for column in texts), truncation=True, max_length=max_length, padding=False)
-    return {name: encoded[name] for name in TOKENS if name in encoded}
+    else:
+        read = slice(AT_ONCE) if right else slice(-AT_ONCE, None)
+        texts = [[text[read] for text in column] for column in texts]
+    encoded: dict[str, list[list[int]]] = {}
+    for some in at_once([sum(map(len, row)) for row in zip(*texts, strict=True)]):
+        found = tokenizer(*(list(column[some]) for column in texts), truncation=True, max_length=max_length, padding=False)
+        for name in TOKENS:
+            if name in found:
+                encoded.setdefault(name, []).extend(found[name])
+    return encoded
 
 
 def pad(tokens: Mapping[str, np.ndarray], lengths: np.ndarray, pad_token_id: int) -> dict[str, Tensor]:

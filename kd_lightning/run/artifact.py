@@ -23,7 +23,7 @@ from kd_lightning.run import card
 from kd_lightning.run.answered import files
 from kd_lightning.run.portable import add_code
 from kd_lightning.run.record import METRICS, Record, Task
-from kd_lightning.run.results import collect
+from kd_lightning.run.results import collect, column
 from kd_lightning.run.shown import printable
 from kd_lightning.run.timing import times
 
@@ -108,9 +108,15 @@ def load(folder: str | Path) -> PreTrainedModel:
 
 
 def in_row_order(batches: Iterable[Tensor], plan: Iterable[Iterable[int]]) -> Tensor:
-    """[N, ...] of all batches, by the number of the row. plan: the row numbers of each batch, each of 0 to N - 1 once."""
-    rows = torch.tensor([int(row) for rows in plan for row in rows])
-    return torch.cat(list(batches))[rows.argsort()]
+    """[N, ...] of all batches, by the number of the row; one batch is held at a time. plan: the row numbers of each batch, each
+    of 0 to N - 1 once."""
+    plan = [torch.as_tensor(rows) for rows in plan]
+    found = torch.empty(0)
+    for rows, batch in zip(plan, batches, strict=True):
+        if not len(found):
+            found = batch.new_empty(sum(map(len, plan)), *batch.shape[1:])
+        found[rows] = batch
+    return found
 
 
 def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
@@ -136,7 +142,7 @@ def predict(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     loader = data.val_dataloader()
     batches = trainer.predict(distiller, loader)
     plan = loader.dataset.plan
-    columns = {name: in_row_order((batch[name].cpu() for batch in batches), plan).tolist() for name in batches[0]}
+    columns = {name: column(in_row_order((batch.pop(name).cpu() for batch in batches), plan)) for name in [*batches[0]]}
     return pa.table({"row": range(len(columns["label"])), **columns})
 
 

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from pyarrow import parquet
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 
 from kd_lightning.manifest import AGAIN, check
 from kd_lightning.run.bootstrap import Difference, difference, resampled_scores
@@ -101,14 +101,19 @@ class Result:
     @property
     def macro_f1(self) -> list[float]:
         """Of each seed the mean of the classes' F1; a class that is neither given nor labelled is left out."""
-        return [float(multiclass_f1_score(said, self.predictions["label"], len(self.counts))) for said in self.answers]
+        given = torch.stack([torch.bincount(said, minlength=len(self.counts)) for said in self.answers])
+        return [float(f1[~f1.isnan()].mean()) for f1 in 2 * self._found / (given + self.counts).double()]
 
     @property
     def recall(self) -> Tensor:
         """[C]: of each class the share of its rows that are found, the mean over seeds; NaN for a class of no rows."""
-        label, classes = self.predictions["label"], len(self.counts)
-        found = torch.stack([multiclass_recall(said, label, classes, average="none") for said in self.answers]).mean(0)
-        return found.masked_fill(self.counts == 0, float("nan"))
+        return (self._found / self.counts.double()).mean(0)
+
+    @property
+    def _found(self) -> Tensor:
+        """[R, C]: how many rows of each class have it as their answer. torchmetrics counts them in a C x C table."""
+        label = self.predictions["label"]
+        return torch.stack([torch.bincount(label[said == label], minlength=len(self.counts)) for said in self.answers])
 
     def label(self, number: int) -> str:
         """A class by its name, or by its number where the run does not name as many."""
@@ -124,12 +129,26 @@ class Result:
         return metric(self.record.task.name, self.record.task.monitor, self.predictions["logits"].shape[-1])
 
 
+def column(values: Tensor) -> pa.Array:
+    """Numbers [N], or a list of C for each row of [N, C]."""
+    flat = pa.array(values.flatten().numpy())
+    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def matrix(lists: pa.ChunkedArray) -> Tensor:
+    """[N, C] in float32 of lists of C finite numbers each; raises ValueError for others."""
+    sizes, flat = pc.list_value_length(lists).unique().to_pylist(), pc.list_flatten(lists)
+    if len(sizes) != 1 or not sizes[0] or flat.null_count or not pa.types.is_floating(flat.type):
+        raise ValueError("not as many numbers in each row")
+    return torch.from_numpy(flat.cast(pa.float32()).to_numpy().copy()).reshape(-1, sizes[0])
+
+
 def _predictions(file: Path, who: str = "student") -> dict[str, Tensor]:
     """`row` and `label` [N] and somebody's `logits` [N, C] of one artifact, checked: they may be a stranger's."""
     try:
-        found = parquet.read_table(file, columns=["row", "label", who]).to_pydict()
-        kept = {"row": torch.tensor(found["row"]), "label": torch.tensor(found["label"])}
-        kept["logits"] = torch.tensor(found[who], dtype=torch.float32)
+        found = parquet.read_table(file, columns=["row", "label", who])
+        kept = {name: torch.tensor(found[name].to_pylist()) for name in ("row", "label")}
+        kept["logits"] = matrix(found[who])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, pa.ArrowException) as error:
         raise ValueError(f"{file} cannot be read as rows with a label and a {who}'s logits each. {AGAIN}") from error
     row, label, logits = kept.values()

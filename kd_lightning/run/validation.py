@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from kd_lightning.run.results import matrix
 from kd_lightning.run.shown import printable
 
 BINS = 15  # of confidence, equally wide
@@ -30,7 +31,7 @@ def texts(rows: Dataset) -> list[tuple[str, ...]]:
 def logits(predictions: pa.Table) -> dict[str, Tensor]:
     """Of each network that answered, [N, C] in the order of the rows."""
     names = [name for name in ("student", "teacher") if name in predictions.column_names]
-    return {name: torch.tensor(predictions[name].to_pylist(), dtype=torch.float64) for name in names}
+    return {name: matrix(predictions[name]).double() for name in names}
 
 
 def disagreement(probabilities: dict[str, Tensor], labels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Rows of files, a block at a time, and bad ones that cost no others."""
 
+import csv
 import json
 import re
 
@@ -9,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset
 from pyarrow import parquet
 
-from kd_lightning.data import formats
+from kd_lightning.data import formats, json_rows
 from kd_lightning.data.formats import parquet_rows, say
 
 
@@ -48,7 +49,7 @@ def test_a_parquet_file_is_read_no_further_than_it_is_asked(grouped, monkeypatch
 
 def read(path) -> tuple[list[dict], list[str]]:
     """The good rows and what is said of the bad ones."""
-    rows = list(formats.comma_separated(path))
+    rows = list(formats.quoted(path))
     return [row for _, row in rows if isinstance(row, dict)], [f"{at}: {row}" for at, row in rows if not isinstance(row, dict)]
 
 
@@ -134,3 +135,74 @@ def test_a_bad_line_of_json_is_a_bad_row_whatever_the_parser_makes_of_it(line, t
     first, second, third = (row for _, row in formats.json_lines(tmp_path / "a.jsonl"))
     assert (first, third) == ({"text": "w5"}, {"text": "w6"})
     assert isinstance(second, ValueError)
+
+
+ROWS = [{"text": f"w{n} {'안' * (n % 7)}", "labels": {"label": n / 4, "names": [n, None, True]}} for n in range(40)]
+
+
+@pytest.mark.parametrize("block", [1, 3, 50, 1 << 16])
+@pytest.mark.parametrize("indent", [None, 4])
+def test_an_array_is_read_a_block_at_a_time_wherever_its_rows_are_cut(indent, block, tmp_path, monkeypatch):
+    monkeypatch.setattr("kd_lightning.data.json_rows.BLOCK", block)
+    content = json.dumps(ROWS, ensure_ascii=False, indent=indent)
+    (tmp_path / "a.json").write_text(f"\n {content} \n\n", encoding="utf-8")
+    assert list(formats.json_file(tmp_path / "a.json")) == [(f"row {n}", row) for n, row in enumerate(ROWS, 1)]
+    (tmp_path / "b.json").write_text(" [ ] ")
+    assert list(formats.json_file(tmp_path / "b.json")) == []
+    (tmp_path / "c.json").write_text("[1, {}]")
+    assert [str(row) for _, row in formats.json_file(tmp_path / "c.json")] == ["not a JSON object", "{}"]
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('[{"a": 1},\n\n {"a": 2}', r"after row 2: not JSON \(Expecting ',': line 3, column 10\)"),
+        ('[{"a": 1} {"a": 2}]', r"after row 1: not JSON \(Expecting ',': line 1, column 11\)"),
+        ('[{"a": 1},\n]', r"after row 1: not JSON \(Expecting value: line 2, column 1\)"),
+        ('[{"a": 1},\n {"a": x2}, {"a": 3}]', r"after row 1: not JSON \(Expecting value: line 2, column 8\)"),
+        ('[{"a": 1}]\n[{"a": 2}]', r"after row 1: not JSON \(Extra data: line 2, column 1\)"),
+        ('[{"a": 1, "a": 2}]', r"array: 'a' stands in it twice\."),
+        ("[" * 100_000, r"array: not JSON that can be read \(it is nested too deeply\)"),
+    ],
+)
+def test_a_damaged_array_is_refused_with_the_place_in_its_file(content, words, block, tmp_path, monkeypatch):
+    monkeypatch.setattr("kd_lightning.data.json_rows.BLOCK", max(block, len(content) // 100))
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"a\.json is no JSON array {words}" if words[:5] == "after" else words):
+        list(formats.json_file(tmp_path / "a.json"))
+
+
+def test_of_an_array_no_more_is_held_than_a_block_and_its_longest_row(tmp_path, monkeypatch):
+    """Forty times a row of 10,000 characters; a fault in its first tenth stops the reading there."""
+    held = []
+    more = json_rows._Window._more
+    monkeypatch.setattr("kd_lightning.data.json_rows.BLOCK", 1000)
+    monkeypatch.setattr(json_rows._Window, "_more", lambda self, size: (more(self, size), held.append(len(self.held)))[0])
+    content = json.dumps([{"text": "w" * 10_000}] * 40)
+    (tmp_path / "a.json").write_text(content)
+    assert len(list(formats.json_file(tmp_path / "a.json"))) == 40
+    assert 10_000 <= max(held) <= 40_000
+    held.clear()
+    (tmp_path / "a.json").write_text(content.replace("w", "\n", 1))
+    with pytest.raises(ValueError, match="Invalid control character"):
+        list(formats.json_file(tmp_path / "a.json"))
+    assert max(held, default=0) <= 4_000
+
+
+def test_a_quoted_tsv_is_read_as_the_csv_module_of_python_reads_it_and_a_plain_one_never_is(tmp_path):
+    say.cache_clear()
+    rows = [['그는 "좋다"고 했다', "1"], ["two\nlines\tand a tab", "0"], ["plain", "1"]]
+    with (tmp_path / "a.tsv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, "excel-tab").writerows([["text", "label"], *rows])
+    read = formats.reader_of(tmp_path / "a.tsv", "quoted_tsv")
+    assert [list(row.values()) for _, row in read(tmp_path / "a.tsv")] == rows
+    plain = [row for _, row in formats.reader_of(tmp_path / "a.tsv", None)(tmp_path / "a.tsv")]
+    assert plain[0]["text"] == '"그는 ""좋다""고 했다"'
+
+
+def test_a_format_that_is_none_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"task\.format=xls: choose csv, tsv, jsonl, json, parquet, ndjson, quoted_tsv, or"):
+        formats.reader_of("a.csv", "xls")
+    with pytest.raises(ValueError, match=r"a\.txt ends in none of .*Rename it, or say what it is, e\.g\. task\.format=tsv"):
+        formats.reader_of("a.txt", None)

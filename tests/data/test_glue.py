@@ -1,8 +1,10 @@
 """From tab-separated files to batches, and every refusal on the way."""
 
+import json
+
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from kd_lightning.data.glue import Glue
 from kd_lightning.data.labelled import LabelledText
@@ -25,7 +27,9 @@ def task(tmp_path, tokenizer):
             "root": str(tmp_path / "glue"),
             "folder": "Task",
             "hub": None,
+            "hub_revision": None,
             "hub_text": ["sentence"],
+            "hub_label": "label",
             "hub_splits": {},
             "files": {name: f"{name}.tsv" for name in ("train", "validation", "test", "unlabelled")},
             "columns": None,
@@ -34,7 +38,11 @@ def task(tmp_path, tokenizer):
             "labels": ["bad", "good"],
             "values": None,
             "rows": {},
+            "format": "tsv",
+            "validation_share": 0.1,
+            "split_seed": 0,
             "on_bad_row": "error",
+            "on_empty": "keep",
         }
         module = {"max_length": 32, "batch_size": 4, "unlabelled": False, "augment": None, "workers": 0, "seed": 1}
         module |= {"label_budget": None, "label_seed": 0}
@@ -271,7 +279,7 @@ class TestFromTheHub:
             rows = {"sentence": SENTENCES[: len(labels)], "label": labels}
             return Dataset.from_dict(rows, features=features)
 
-        def load(name, configuration):
+        def load(name, configuration, revision):
             assert (name, configuration) == ("nyu-mll/glue", "sst2")
             return DatasetDict(train=split([0, 1] * 6), validation=split([1, 0, 1]), test=split([-1] * 4))
 
@@ -383,3 +391,53 @@ def test_rows_beyond_the_label_budget_are_trained_on_only_where_unlabelled_rows_
     labels = [label for batch in data.train_dataloader() for label in batch["labels"].tolist()]
     assert len(labels) == expected
     assert labels.count(0) == labels.count(1) == 3
+
+
+def test_a_split_may_be_several_files_of_any_format_whose_labels_lie_in_objects(task, tmp_path):
+    task(both())
+    for number, size in (("a", 4), ("b", 3)):
+        rows = [{"text": f"{number} {i}", "labels": {"label": "bad" if i % 2 else "good"}} for i in range(size)]
+        (tmp_path / "glue" / "Task" / f"{number}.json").write_text(json.dumps(rows, indent=4))
+    files = {"train": ["a.json", "b.json"], "validation": "a.json"}
+    data = task({}, files=files, format=None, text=["text"], label="labels.label", rows={"train": 7})
+    splits = data.reader.splits(unlabelled=False)
+    assert splits["train"]["sentence1"][:] == ["a 0", "a 1", "a 2", "a 3", "b 0", "b 1", "b 2"]
+    assert splits["train"]["label"][:] == [1, 0, 1, 0, 1, 0, 1]
+    assert len(splits["validation"]) == 4
+
+
+def test_where_a_benchmark_has_no_validation_a_share_of_train_is_held_out_and_test_is_left_alone(task, capsys):
+    data = task({"train": labelled(22), "test": labelled(6)}, files={"train": "train.tsv", "test": "test.tsv"})
+    splits = data.reader.splits(unlabelled=False)
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [20, 2, 6]
+    assert sorted(splits["validation"]["label"]) == [0, 1]
+    assert not set(splits["train"]["sentence1"]) & set(splits["validation"]["sentence1"])
+    assert "demo: 2 of train's rows are held out for validation." in capsys.readouterr().out
+
+
+def test_the_hub_may_have_other_columns_labels_in_objects_and_a_split_in_several_configurations(task, monkeypatch):
+    asked = []
+
+    def load(name, configuration, revision):
+        asked.append((configuration, revision))
+        rows = [{"said": f"{configuration} {n}", "all": {"score": n / 2}} for n in range(3)]
+        return DatasetDict(train=Dataset.from_list(rows), dev=Dataset.from_list(rows[:2]))
+
+    monkeypatch.setattr("kd_lightning.data.glue.load_dataset", load)
+    hub = {"root": None, "hub": ["some/one", "x"], "hub_text": ["said"], "hub_label": "all.score", "hub_revision": "parquet"}
+    files = {"train": ["a.tsv", "b.tsv"], "validation": "c.tsv"}
+    names = {"train": ["a/train", "b/train"], "validation": "dev"}
+    splits = task({}, **hub, files=files, hub_splits=names, labels=["score"]).reader.splits(unlabelled=False)
+    assert splits["train"].to_dict() == {"sentence1": [f"{c} {n}" for c in "ab" for n in range(3)], "label": [0, 0.5, 1] * 2}
+    assert splits["validation"]["sentence1"][:] == ["x 0", "x 1"]
+    assert asked == [("a", "parquet"), ("b", "parquet"), ("x", "parquet")]
+
+
+def test_a_data_set_of_the_hub_that_is_built_by_code_is_refused_with_what_to_give_instead(task, monkeypatch):
+    def load(*_, **__):
+        raise RuntimeError("Dataset scripts are no longer supported, but found nsmc.py")
+
+    monkeypatch.setattr("kd_lightning.data.glue.load_dataset", load)
+    data = task({}, root=None, hub=["e9t/nsmc", "default"])
+    with pytest.raises(ValueError, match=r"e9t/nsmc:default cannot be loaded \(Dataset scripts .*\)\. Give task\.root=<folder"):
+        data.prepare_data()

@@ -99,8 +99,16 @@ def table(tmp_path):
     def make(suffix: str, content: bytes, labels: list | None = None, **other) -> Table:
         path = tmp_path / f"train{suffix}"
         path.write_bytes(content)
-        found = labels or classes(file=str(path), hub=None, label="label")
-        given = {"text": ["text"], "label": "label", "validation_share": 0.2, "split_seed": 0, "on_bad_row": "error"}
+        found = labels or classes(file=str(path), hub=None, label="label", format=None)
+        given = {
+            "text": ["text"],
+            "label": "label",
+            "validation_share": 0.2,
+            "split_seed": 0,
+            "on_bad_row": "error",
+            "on_empty": "error",
+            "format": None,
+        }
         return Table(name="table", hub=None, files={"train": str(path)}, labels=found, **given | other)
 
     return make
@@ -205,7 +213,7 @@ def test_an_edited_table_is_read_again(table):
 
 def test_a_folder_is_refused_as_a_table(tmp_path):
     with pytest.raises(ValueError, match=r"task\.files: .* is a folder, and a file is wanted"):
-        classes(file=str(tmp_path), hub=None, label="label")
+        classes(file=str(tmp_path), hub=None, label="label", format=None)
 
 
 def test_blanks_around_a_name_in_a_header_are_no_part_of_it(table):

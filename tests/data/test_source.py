@@ -110,7 +110,11 @@ def test_rows_without_a_text_are_counted_and_end_a_document(written, capsys):
             b'[\n {"text": "w5"}\n]\n',
             r"line 1: a JSON array .* let the name of a file that is one array end in \.json",
         ),
-        ("a.json", b'[{"text": "w5"},\n {"text": "w6"\n', r"a\.json is no JSON array: not JSON \(.*: line 3, column 1"),
+        (
+            "a.json",
+            b'[{"text": "w5"},\n {"text": "w6"\n',
+            r"a\.json is no JSON array after row 1: not JSON \(.*: line 3, column 1",
+        ),
         ("a.json", b'[{"text": "w5"},\n 3]\n', r"a\.json, row 2: not a JSON object"),
         ("a.csv", b'text\nw5\n"w6\nw7\n', r"a\.csv, line 3: a quote opens a field here and none closes it"),
         ("a.csv", b"text,id\nw5,1\nw6\n", r"a\.csv, line 3: 1 field for 2 columns"),

@@ -1,6 +1,9 @@
 """A task of one's own: the same rows from every format, and every bad row with its place."""
 
+import bz2
+import gzip
 import json
+import lzma
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ def table(tmp_path):
             named[split] = str(tmp_path / f"{split}{suffix}")
             (tmp_path / f"{split}{suffix}").write_bytes(text if isinstance(text, bytes) else text.encode())
         given = {"name": "table", "hub": None, "text": ["review"], "label": "stars", "labels": ["bad", "fair", "good"]}
-        rest = {"validation_share": 0.2, "split_seed": 0, "on_bad_row": "error"}
+        rest = {"validation_share": 0.2, "split_seed": 0, "on_bad_row": "error", "on_empty": "error", "format": None}
         return Table(files=named, **given | rest | other)
 
     say.cache_clear()
@@ -57,7 +60,7 @@ def test_every_format_gives_the_same_rows(suffix, tmp_path, table):
     reader.files["validation"] = reader.files["train"]
     splits = reader.splits(unlabelled=False)
     assert pairs(splits["train"]) == {(review, ["bad", "fair", "good"].index(stars)) for review, stars in REVIEWS}
-    assert classes(file=reader.files["train"], hub=None, label="stars") == ["bad", "fair", "good"]
+    assert classes(file=reader.files["train"], hub=None, label="stars", format=None) == ["bad", "fair", "good"]
 
 
 def test_quoted_fields_of_a_csv_may_hold_commas_and_line_breaks_and_lines_are_still_counted(table):
@@ -205,4 +208,83 @@ def test_pairs_unlabelled_rows_and_further_splits_are_read(table):
 def test_labels_that_cannot_be_learned_are_refused(rows, words, tmp_path):
     (tmp_path / "t.csv").write_text(csv_of(rows, "review,stars,rank" if len(rows[0]) == 3 else "review,stars"))
     with pytest.raises(ValueError, match=words):
-        classes(file=str(tmp_path / "t.csv"), hub=None, label="rank")
+        classes(file=str(tmp_path / "t.csv"), hub=None, label="rank", format=None)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz", ".txt.xz", ".tsv.bz2"])
+def test_a_file_of_tab_separated_columns_may_have_any_name_where_its_format_is_said(ending, tmp_path, table):
+    """As NSMC's ratings_train.txt, whose quotation marks are text."""
+    packed = {".gz": gzip.compress, ".xz": lzma.compress, "bz2": bz2.compress, "txt": bytes}[ending[-3:]]
+    text = 'id\tdocument\tlabel\n1\t"아 더빙..\t0\n2\t재밌다"\t1\n3\t굳 ㅋ\t1\n'
+    files = {"train": (ending, packed(text.encode())), "validation": (ending, packed(text.encode()))}
+    given = {"text": ["document"], "label": "label", "labels": ["0", "1"], "format": "tsv"}
+    splits = table(files, **given).splits(unlabelled=False)
+    assert pairs(splits["train"]) == {('"아 더빙..', 0), ('재밌다"', 1), ("굳 ㅋ", 1)}
+    assert classes(file=str(tmp_path / f"train{ending}"), hub=None, label="label", format="tsv") == ["0", "1"]
+
+
+NESTED = [
+    {"a": {"text": f"w{n}", "label": n / 2}, "labels": {"label": n / 4, "real-label": n / 3, "binary": {"label": n % 2}}}
+    for n in range(12)
+]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_dots_lead_into_objects_in_every_format_that_has_them(suffix, tmp_path, table):
+    path = tmp_path / f"train{suffix}"
+    if suffix == ".parquet":
+        Dataset.from_list(NESTED).to_parquet(path)
+    else:
+        path.write_text(json.dumps(NESTED, indent=4) if suffix == ".json" else "\n".join(map(json.dumps, NESTED)))
+    files, kind = {"train": (suffix, path.read_bytes())}, {"text": ["a.text"], "labels": ["score"]}
+    found = table(files, label="labels.label", **kind).splits(unlabelled=False)
+    assert pairs(found["train"]) | pairs(found["validation"]) == {(f"w{n}", n / 4) for n in range(12)}
+    assert classes(file=str(path), hub=None, label="labels.binary.label", format=None) == ["0", "1"]
+    inside = r"its columns are a\.text, a\.label, labels\.label, labels\.real-label, labels\.binary\.label\."
+    for label in ("labels", "labels.binary", "labels.lable", "a.text.label"):
+        with pytest.raises(ValueError, match=rf"has no column {label}; {inside}"):
+            table(files, label=label, **kind)
+        with pytest.raises(ValueError, match=rf"has no row with a {label}; {inside}"):
+            classes(file=str(path), hub=None, label=label, format=None)
+
+
+def test_a_column_whose_name_has_a_dot_comes_before_what_an_object_holds(table):
+    rows = [{"review": f"w{n}", "labels.label": "good", "labels": {"label": "bad"}} for n in range(8)]
+    files = {"train": (".jsonl", "\n".join(map(json.dumps, rows)))}
+    assert set(table(files, label="labels.label").splits(unlabelled=False)["train"]["label"]) == {2}
+    columns = csv_of([(f"w{n}", "bad") for n in range(8)], "review,labels.label")
+    assert set(table({"train": (".csv", columns)}, label="labels.label").splits(unlabelled=False)["train"]["label"]) == {0}
+
+
+EMPTY = [{"review": text, "stars": "good"} for text in ("w1", "", "w2", " \t", None, "w3", "w4")]
+
+
+def test_rows_without_a_text_are_refused_with_the_first_and_what_to_do_or_counted_and_left_out_or_kept(table, capsys):
+    files = {"train": (".jsonl", "\n".join(map(json.dumps, EMPTY))), "validation": (".csv", csv_of(REVIEWS))}
+    alone = r"task\.on_empty=skip leaves out 3 rows without a text alone \(the first is line 2\)"
+    with pytest.raises(ValueError, match=rf"3 bad rows \(line 2: review is empty; .*\. {alone}"):
+        table(files)
+    kept = table(files, on_empty="skip").splits(unlabelled=False)["train"]
+    assert kept["sentence1"][:] == ["w1", "w2", "w3", "w4"]
+    assert "train.jsonl: 3 rows without a text left out (the first is line 2)." in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"1 bad row \(line 5: review is missing\)"):
+        table(files, on_empty="keep")
+    some = files | {"train": (".jsonl", "\n".join(json.dumps(row) for row in EMPTY if row["review"] is not None))}
+    assert table(some, on_empty="keep").splits(unlabelled=False)["train"]["sentence1"][:] == ["w1", "", "w2", " \t", "w3", "w4"]
+    broken = files | {"train": (".jsonl", files["train"][1] + "\n{")}
+    with pytest.raises(ValueError, match=r"1 bad row \(line 8: not JSON"):
+        table(broken, on_empty="skip")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"on_empty": "ignore"}, r"task\.on_empty=ignore: choose error, skip or keep\."),
+        ({"format": "excel"}, r"task\.format=excel: choose csv, tsv, "),
+        ({"format": "json"}, r"train\.csv has 31 bad rows \(line 1: not JSON"),
+        ({"format": "tsv", "hub": ["a/b"]}, r"task\.format=tsv: the rows come from the hub, and only files have a format"),
+    ],
+)
+def test_how_rows_are_read_is_refused_in_a_sentence_where_it_cannot_be_so(other, words, table):
+    with pytest.raises(ValueError, match=words):
+        table({"train": (".csv", csv_of(REVIEWS))}, **other)
