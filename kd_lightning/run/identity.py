@@ -50,7 +50,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, _content(value, "model" if last in MODELS else "dataset")
     elif isinstance(value, dict):
         if isinstance(value.get("root"), str):  # of a local copy of GLUE the task's own folder counts, and the hub does not
-            value = {key: inner for key, inner in value.items() if key not in ("hub", "hub_splits", "hub_text")}
+            value = {key: inner for key, inner in value.items() if not key.startswith("hub")}
             value["root"] = _content(str(Path(value["root"], value["folder"])), "dataset")
         for key, inner in value.items():
             yield from _leaves(f"{name}.{key}", inner)
