@@ -6,13 +6,12 @@ no figure is computed twice. Whatever is read may be a stranger's: it is data, a
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -22,7 +21,7 @@ from kd_lightning.compare import compare, find
 from kd_lightning.manifest import check
 from kd_lightning.run.configuration import prepared
 from kd_lightning.run.identity import DATA, MACHINE, MODELS, PARTS
-from kd_lightning.run.mistake import CONF
+from kd_lightning.run.mistake import composing
 from kd_lightning.run.reading import Curve, curves
 from kd_lightning.run.record import FILE, Record, read, read_settings
 from kd_lightning.run.results import Result
@@ -118,7 +117,7 @@ def changed(settings: dict[str, Any], record: Record) -> dict[str, str] | None:
 
 @cache
 def _default(method: str, scale: str, task: str | None, stage: str) -> dict[str, Any] | None:
-    with nullcontext() if GlobalHydra.instance().is_initialized() else initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         loader = GlobalHydra.instance().config_loader()
         choices = {"method": method, "scale": scale} | ({} if task is None else {"task": task})
         if any(name not in loader.get_group_options(group) for group, name in choices.items()):

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 
 import yaml
@@ -18,6 +19,12 @@ MISTAKES = (ValueError, HydraException, OmegaConfBaseException, yaml.YAMLError) 
 # A wheel carries it in the package; in a checkout, also where that is installed with -e, it lies beside it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 CHOICES = ("method=", "scale=", "task=", "student=", "experiment=", "augment=", "logger=")
+
+
+def composing() -> AbstractContextManager:
+    """Hydra over `conf/`: as it runs already, or begun for this."""
+    running = GlobalHydra.instance().is_initialized()
+    return nullcontext() if running else initialize_config_dir(str(CONF), version_base="1.3")
 
 
 def sentence(error: BaseException) -> str:
@@ -58,7 +65,7 @@ def _settings() -> Iterator[str]:
     """The names of all settings under the choices of the command line."""
     choices = [word for word in sys.argv[1:] if word.startswith(CHOICES) and "," not in word]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         try:
             cfg = compose("train", choices)
         except HydraException:
