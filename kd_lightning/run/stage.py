@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from kd_lightning import manifest
 from kd_lightning.distiller import check_precision
+from kd_lightning.encoder import Encoder
 from kd_lightning.keep import lock, writing
 from kd_lightning.run import validation
 from kd_lightning.run.artifact import measure, predict, record, save
@@ -80,7 +81,7 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     if not isinstance(student, torch.nn.Module):
         student = student(teacher)
     answers = cfg.networks.get("answers")
-    if teacher is not None and answers is None:  # one whose answers are kept reads its own tokens
+    if isinstance(teacher, Encoder) and answers is None:  # one whose answers are kept reads its own tokens
         teacher = reading(teacher, student.tokenizer)
     if teacher is not None and teacher.spec.vocabulary_id == student.spec.vocabulary_id:  # they read the same tokens
         student.tokenizer.model_max_length = min(network.tokenizer.model_max_length for network in (student, teacher))
