@@ -170,13 +170,7 @@ BUGS: dict[str, list[Change]] = {
         ("teacher/answers", "np.average(_softmax(read), axis=0, weights=self.weights)", "_softmax(read).mean(0)")
     ],
     "averaged as logits": [("teacher/answers", "np.average(_softmax(read)", "np.average(_softmax(np.exp(read))")],
-    "an answer for the next text": [
-        (
-            "teacher/answers",
-            "found[number] = answers[lines[text]]",
-            "found[number] = answers[lines[text]][::-1] * 0 + answers[lines[text][0] - 1]",
-        )
-    ],
+    "the answer of the line before": [("teacher/answers", "answers[lines[text]].mean(0)", "answers[lines[text][0] - 1]")],
     "answers beside stage teacher": [("run/answered", 'if who != "teacher"]', "if who]")],
     "the worst of a sweep goes to the hub": [("card", "max(scores)[1]", "min(scores)[1]")],
     "code beside a model is vouched for": [("manifest", " and file.suffix != CODE", "")],
