@@ -25,6 +25,7 @@ from kd_lightning.run.record import METRICS, Record, Task
 from kd_lightning.run.results import collect
 from kd_lightning.run.shown import printable
 from kd_lightning.run.timing import times
+from kd_lightning.together import summed
 
 
 def parameters(model: nn.Module) -> int:
@@ -133,9 +134,17 @@ def predict(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     if not (distiller.student.spec.labels and distiller.student_needs.logits):
         return None
     loader = data.val_dataloader()
-    batches = trainer.predict(distiller, loader)
-    plan = loader.dataset.plan
-    columns = {name: in_row_order((batch[name].cpu() for batch in batches), plan).tolist() for name in batches[0]}
+    batches, plan = trainer.predict(distiller, loader), loader.dataset.plan
+    mine = [torch.as_tensor(plan[number]) for number in loader.sampler.mine]
+    shared = len(mine) < len(plan)  # by several processes
+
+    def in_order(name: str) -> list:
+        own = torch.cat([batch[name] for batch in batches])
+        whole = own.new_zeros(sum(map(len, plan)), *own.shape[1:])
+        whole[torch.cat(mine)] = own
+        return (summed(whole.to(trainer.strategy.root_device)) if shared else whole).tolist()
+
+    columns = {name: in_order(name) for name in batches[0]}
     return pa.table({"row": range(len(columns["label"])), **columns})
 
 
