@@ -116,8 +116,9 @@ class Distiller(L.LightningModule):
 
     def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> None:
         size, named = len(batch["input_ids"]), {f"{split}/loss/{name}": part for name, part in parts.items()}
-        self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=size)
-        self.log_dict(named, prog_bar=True, batch_size=size)
+        told = {"prog_bar": True, "batch_size": size, "sync_dist": split == "val"}  # in training the first process's own
+        self.log(f"{split}/loss", loss.detach(), **told)
+        self.log_dict(named, **told)
         self.latest = batch
         self._stop(self.finite.note(f"epoch {self.current_epoch}, step {self.global_step}", named | {f"{split}/loss": loss}))
 

@@ -27,16 +27,16 @@ BUGS: dict[str, list[Change]] = {
     "KL reversed": [
         (
             "losses",
-            "s, t = student.float() / temperature, teacher.float() / temperature",
-            "s, t = teacher.float() / temperature, student.float() / temperature",
+            "s, t, rows = student.float() / temperature, teacher.float() / temperature",
+            "s, t, rows = teacher.float() / temperature, student.float() / temperature",
         )
     ],
     "temperature squared dropped": [
         ("losses", "return temperature**2 * total", "return total"),
-        ("losses", "temperature / len(s)).to", "1 / temperature / len(s)).to"),
+        ("losses", "temperature / rows).to", "1 / temperature / rows).to"),
     ],
-    "temperature of the gradient squared": [("losses", "temperature / len(s)).to", "temperature**2 / len(s)).to")],
-    "KL averaged over classes too": [("losses", "total / len(s)", "total / s.numel()")],
+    "temperature of the gradient squared": [("losses", "temperature / rows).to", "temperature**2 / rows).to")],
+    "KL averaged over classes too": [("losses", "total / rows", "total / s.numel()")],
     "a chunk's gradient with the last chunk's rows": [("chunks", "out=grad_x[part]", "out=grad_x[-len(logits) :]")],
     "padding attended to in bfloat16": [
         ("attention", "scores.masked_fill(~mask, torch.finfo(scores.dtype).min)", "scores.masked_fill(~mask.any(-1, True), 0)")
@@ -65,7 +65,7 @@ BUGS: dict[str, list[Change]] = {
         ("distiller", "decay_groups([self.student, self.objective],", "decay_groups([self],"),
     ],
     "teacher saved": [("distiller", 'if not k.startswith("teacher.")', "if k")],
-    "weights ignored": [("objective", "self.terms[name].weight * part", "part")],
+    "weights ignored": [("objective", "weights[name] * part", "part")],
     "metrics not reset": [("callback/metrics", "self.measured[who].reset()", "")],
     "agreement not reset": [("callback/metrics", "self.agreement.reset()", "")],
     "a word's second copy is hidden too": [
@@ -115,7 +115,7 @@ BUGS: dict[str, list[Change]] = {
     "padded queries count in attention transfer": [
         (
             "terms",
-            "rows = real_positions(batch) if self.valid_only else all_positions(batch)\n        hidden",
+            "rows = self.rows(batch)\n        hidden",
             "rows = all_positions(batch)\n        hidden",
         )
     ],

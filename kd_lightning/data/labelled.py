@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from kd_lightning.data.batches import loader, spread, training_batches, validation_batches
+from kd_lightning.data.batches import Batches, loader, spread, training_batches, validation_batches
 from kd_lightning.data.tokens import TOKENS, encode, pad
 
 
@@ -124,7 +124,8 @@ class LabelledText(L.LightningDataModule):
     def every_row(self) -> tuple[DataLoader, pa.Table]:
         """All rows of all splits once, in batches, and their tokens in the order of `index`."""
         rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")[:]
-        return self._loader(list(self.splits), validation_batches), rows.select([n for n in TOKENS if n in rows.column_names])
+        batches = loader(self._batches(list(self.splits), validation_batches), self.workers, None)  # one process asks for all
+        return batches, rows.select([n for n in TOKENS if n in rows.column_names])
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Rows and tokens that an epoch trains on (train), that are validated on (val), and of all splits (all)."""
@@ -143,6 +144,9 @@ class LabelledText(L.LightningDataModule):
         return other
 
     def _loader(self, names: list[str], plan, **more) -> DataLoader:
+        return loader(self._batches(names, plan, **more), self.workers, self.trainer)
+
+    def _batches(self, names: list[str], plan, **more) -> Batches:
         numbers = self.numbers()
         index = np.concatenate([numbers[name] for name in names])
         data, labels = concatenate_datasets([self.splits[name] for name in names]), self.gold()[index]
@@ -156,8 +160,7 @@ class LabelledText(L.LightningDataModule):
             batch = pad(tokens, lengths[chosen], self.tokenizer.pad_token_id)
             return batch | {"labels": torch.from_numpy(labels[chosen]), "index": torch.from_numpy(index[chosen])}
 
-        batches = plan(lengths, collate, batch_size=self.batch_size, seed=self.seed, **more)
-        return loader(batches, self.workers, self.trainer)
+        return plan(lengths, collate, batch_size=self.batch_size, seed=self.seed, **more)
 
     def _tokenise(self) -> None:
         texts = [name for name in self.rows["train"].column_names if name != "label"]

@@ -55,6 +55,9 @@ class ProbeMatch(Term):
             self.linears[str(depth)] = nn.ModuleList(linears)
         self.needs = (Needs(hidden=frozenset(range(student.layers + 1))), Needs(probes=True))
 
+    def count(self, batch: Batch) -> int:
+        return len(batch["input_ids"])
+
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         real, depth = batch["attention_mask"][..., None], max(student.hidden)
         theirs = teacher.probes[:, layer_table(depth, self.layers)].unbind(1)  # [B, C] of each layer
@@ -186,12 +189,12 @@ class Search(AdaBERT):
         with torch.no_grad():
             teacher = self.teacher(batch, self.teacher_needs)
         shown, drawn = self.student.body(batch, draw), int(draw.depth.argmax())
-        loss, parts = self.objective(shown[drawn], teacher, batch)
+        loss, parts, weights = *self.objective(shown[drawn], teacher, batch), self.objective.weights(batch)
         if self.resting:
             return loss, parts
-        compared = [term for name, term in self.objective.terms.items() if name in ("gold", "soft")]
+        compared = [(term, weights[name]) for name, term in self.objective.terms.items() if name in ("gold", "soft")]
         with torch.no_grad():
-            by_depth = [sum(term.weight * term(student, teacher, batch) for term in compared) for student in shown]
+            by_depth = [sum(weight * term(student, teacher, batch) for term, weight in compared) for student in shown]
             losses = torch.stack([torch.as_tensor(found, device=loss.device) for found in by_depth])  # [K]
         return loss + (draw.depth * losses).sum() - losses[drawn], parts
 

@@ -26,6 +26,7 @@ from kd_lightning.run.record import METRICS, Record, Task
 from kd_lightning.run.results import collect, column
 from kd_lightning.run.shown import printable
 from kd_lightning.run.timing import times
+from kd_lightning.together import summed
 
 
 def parameters(model: nn.Module) -> int:
@@ -107,15 +108,14 @@ def load(folder: str | Path) -> PreTrainedModel:
     return auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
-def in_row_order(batches: Iterable[Tensor], plan: Iterable[Iterable[int]]) -> Tensor:
-    """[N, ...] of all batches, by the number of the row; one batch is held at a time. plan: the row numbers of each batch, each
-    of 0 to N - 1 once."""
-    plan = [torch.as_tensor(rows) for rows in plan]
+def in_row_order(batches: Iterable[Tensor], plan: Iterable[Iterable[int]], rows: int) -> Tensor:
+    """[rows, ...] of all batches, by the number of the row; one batch is held at a time. plan: the row numbers of each batch,
+    each once; a row that is in none stays 0."""
     found = torch.empty(0)
-    for rows, batch in zip(plan, batches, strict=True):
+    for numbers, batch in zip(plan, batches, strict=True):
         if not len(found):
-            found = batch.new_empty(sum(map(len, plan)), *batch.shape[1:])
-        found[rows] = batch
+            found = batch.new_zeros(rows, *batch.shape[1:])
+        found[torch.as_tensor(numbers)] = batch
     return found
 
 
@@ -140,9 +140,14 @@ def predict(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     if not (distiller.student.spec.labels and distiller.student_needs.logits):
         return None
     loader = data.val_dataloader()
-    batches = trainer.predict(distiller, loader)
-    plan = loader.dataset.plan
-    columns = {name: column(in_row_order((batch.pop(name).cpu() for batch in batches), plan)) for name in [*batches[0]]}
+    batches, plan = trainer.predict(distiller, loader), loader.dataset.plan
+    mine, rows = [plan[number] for number in loader.sampler.mine], sum(map(len, plan))
+
+    def whole(name: str) -> Tensor:
+        own = in_row_order((batch.pop(name).cpu() for batch in batches), mine, rows)
+        return summed(own.to(trainer.strategy.root_device)).cpu() if len(mine) < len(plan) else own  # of several processes
+
+    columns = {name: column(whole(name)) for name in [*batches[0]]}
     return pa.table({"row": range(len(columns["label"])), **columns})
 
 

@@ -29,7 +29,7 @@ from kd_lightning.run.artifact import measure, predict, record, save
 from kd_lightning.run.chain import Plan, finished
 from kd_lightning.run.checkpoint import Last, Whole, newest, read
 from kd_lightning.run.dashboard import show
-from kd_lightning.run.interrupt import REQUEUED
+from kd_lightning.run.interrupt import REQUEUED, others
 from kd_lightning.run.leftover import BEGUN, remains, tidy
 from kd_lightning.run.tracking import tracked
 from kd_lightning.run.typed import torchrun
@@ -38,6 +38,8 @@ from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.trim import reading
 from kd_lightning.views import Needs
 
+# What tells one launch of several processes from another: torchrun's and SLURM's.
+LAUNCH = ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID", REQUEUED)
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
 # a deprecation inside Lightning itself.
 MEANT = (
@@ -105,7 +107,7 @@ def make(cfg: DictConfig, command: str, chain: Plan | None = None) -> None:
     one decides, and the others do as it does. chain: which it is a part of; None: it stands alone."""
     for folder in cfg.starts_from.values():
         manifest.check(Path(folder))
-    launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ.get('MASTER_PORT')}"
+    launch = " ".join(os.environ.get(name, "") for name in LAUNCH)
     begun = Path(f"{cfg.artifact}{BEGUN}")
     if rank_zero_only.rank:
         while not (begun.is_file() and begun.read_text(encoding="utf-8") == launch):
@@ -143,10 +145,12 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
     quiet()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller, data = build(cfg)
+    if rank_zero_only.rank:
+        torch.manual_seed(cfg.seed + rank_zero_only.rank)  # a dropout of its own; the student is the first process's
     record(cfg, command, distiller.student.spec.labels)  # what cannot be said of the artifact is refused now
+    data.prepare_data()
+    data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
     if rank_zero_only.rank == 0:
-        data.prepare_data()
-        data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
         if resume is None:
             shutil.rmtree(work, ignore_errors=True)
         with writing(work):
@@ -155,7 +159,7 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
     monitor = cfg.metric if cfg.keep == "best" else None
     best = ModelCheckpoint(work / "checkpoints", "best", monitor, mode="max", enable_version_counter=False)
     kept = [*([best] if monitor else []), Last(work / "checkpoints", cfg.checkpoint_minutes)]
-    with tracked(cfg, command, chain, work) as loggers:
+    with tracked(cfg, command, chain, work) as loggers, others():
         trainer = instantiate(
             cfg.trainer,
             precision=precision(cfg.trainer.precision),
@@ -196,10 +200,8 @@ def _callbacks(made: Mapping[str, Any]) -> Iterator[L.Callback]:
 
 
 def store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:
-    """Let the teacher answer for every row, in its own tokens."""
+    """Let the teacher answer for every row, in its own tokens. Of several processes that find no answers one asks it."""
     stored, needs = distiller.teacher, distiller.teacher_needs | Needs(logits=True)
-    if trainer.world_size > 1:
-        raise ValueError("teacher.stored=true: store with one process; several would write the same files.")
     teacher = stored.teacher.to(trainer.strategy.root_device)
     if teacher.spec.vocabulary_id != distiller.student.spec.vocabulary_id:
         data = data.read_with(teacher.tokenizer)
