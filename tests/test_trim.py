@@ -1,7 +1,6 @@
 """Fewer tokens: texts of kept pieces are cut as before, and networks compute what they computed."""
 
 import json
-import random
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from languages import ENGLISH, KOREAN, bytes_bpe, deberta, sentences, suffix_bpe, unigram, wordpiece
+from tokenizers import Tokenizer, models
 from torch.testing import assert_close
 from transformers import (
     AutoModelForMaskedLM,
@@ -21,9 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     RobertaConfig,
-    RobertaTokenizer,
     XLMRobertaConfig,
-    XLMRobertaTokenizer,
 )
 
 from kd_lightning.data.source import all_texts
@@ -35,67 +33,12 @@ from kd_lightning.student.vocabulary import segmented, used, words
 from kd_lightning.trim import reading, tokenizer_of
 from kd_lightning.views import Needs
 
-ENGLISH = "the quick brown foxes jumped over lazy dogs while seventeen unhappy travellers were running towards stations"
-KOREAN = "나는 오늘 학교에서 친구들과 점심을 먹었다 그리고 저녁에는 집에서 재미있는 영화를 보았다 정말 즐거웠다 감사합니다"
-SPECIAL = ["<s>", "<never used>", "<pad>", "<unk>", "</s>"]
 OTHERS = ("größer als İstanbul", "日本語", "fox 학교 🙂", "Foxes!", "ㅋㅎㅋㅎ", "")
-
-
-def sentences(words: str, count: int, seed: int) -> list[str]:
-    """With runs of one character, which can be cut in several ways that are equally good."""
-    chance, known = random.Random(seed), words.split()
-    runs = [mark * length for mark in "ㅋㅠ.!" for length in range(1, 12)]
-    return [" ".join(chance.choices(known + runs, k=chance.randrange(3, 9))) for _ in range(count)]
-
-
-TRAINING = sentences(ENGLISH, 300, 0) + sentences(KOREAN, 300, 1)
-
-
-def trained(model: models.Model, split: pre_tokenizers.PreTokenizer, trainer: trainers.Trainer) -> dict:
-    learner = Tokenizer(model)
-    learner.pre_tokenizer, learner.normalizer = split, normalizers.NFC()
-    learner.train_from_iterator(TRAINING, trainer)
-    return json.loads(learner.to_str())["model"]
-
-
-def unigram() -> PreTrainedTokenizerBase:
-    quiet = {"vocab_size": 260, "unk_token": "<unk>", "special_tokens": SPECIAL, "show_progress": False}
-    found = trained(models.Unigram(), pre_tokenizers.Metaspace(), trainers.UnigramTrainer(**quiet))
-    return XLMRobertaTokenizer(vocab=[*map(tuple, found["vocab"]), ("<mask>", 0.0)], model_max_length=64)
-
-
-def wordpiece() -> PreTrainedTokenizerBase:
-    special = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    found = trained(models.WordPiece(unk_token="[UNK]"), pre_tokenizers.BertPreTokenizer(), trainer)
-    return BertTokenizer(vocab=found["vocab"], do_lower_case=False, model_max_length=64)
-
-
-def bytes_bpe() -> PreTrainedTokenizerBase:
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=[*SPECIAL, "<mask>"], initial_alphabet=alphabet, show_progress=False
-    )
-    found = trained(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), trainer)
-    merges = [tuple(pair) for pair in found["merges"]]
-    return RobertaTokenizer(vocab=found["vocab"], merges=merges, model_max_length=64)
-
-
-def suffix_bpe() -> PreTrainedTokenizerBase:
-    """As HerBERT's and XLM's: </w> ends a word, and the mask token stands outside the model's own vocabulary."""
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, end_of_word_suffix="</w>", show_progress=False)
-    found = trained(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"), pre_tokenizers.BertPreTokenizer(), trainer)
-    merges = [tuple(pair) for pair in found["merges"]]
-    backend = Tokenizer(models.BPE(found["vocab"], merges, unk_token="<unk>", end_of_word_suffix="</w>", fuse_unk=True))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.BPEDecoder("</w>")
-    backend.add_special_tokens([AddedToken("<mask>", lstrip=True)])
-    backend.post_processor = processors.BertProcessing(("</s>", 4), ("<s>", 0))
-    named = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **named)
 
 
 KINDS = {
     "Unigram": (unigram, XLMRobertaConfig),
+    "Unigram of DeBERTa": (deberta, BertConfig),
     "WordPiece": (wordpiece, BertConfig),
     "BPE of bytes": (bytes_bpe, RobertaConfig),
     "BPE with suffix": (suffix_bpe, BertConfig),
@@ -128,15 +71,15 @@ def place(request, tmp_path_factory) -> Path:
     return folder
 
 
+KEPT = sentences(KOREAN, 40, 2)
+
+
 def seen_in(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> set[int]:
     return {number for text in texts for number in tokenizer(text, add_special_tokens=False)["input_ids"]}
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
-
-
-KEPT = sentences(KOREAN, 40, 2)
 
 
 def korean(teacher: Encoder, characters: bool = True) -> PreTrainedTokenizerBase:
@@ -166,11 +109,22 @@ def test_texts_of_kept_pieces_are_cut_as_before_also_by_the_folder_that_is_left(
 
 def test_the_price_of_an_unknown_character_stays():
     """`abcd` costs 24 as ab and cd, and 31 as an unknown character and bcd: 10 more than the dearest piece, and 1."""
-    special = [(name, 0.0) for name in SPECIAL]
-    vocabulary = [*special, ("▁", -1.0), ("ab", -12.0), ("cd", -12.0), ("bcd", -1.0), ("dear", -20.0), ("<mask>", 0.0)]
-    whole = XLMRobertaTokenizer(vocab=vocabulary)
+    vocabulary = [("<pad>", 0.0), ("never", -3.0), ("ab", -12.0), ("cd", -12.0), ("bcd", -1.0), ("dear", -20.0), ("<unk>", 0.0)]
+    named = {"pad_token": "<pad>", "unk_token": "<unk>"}
+    whole = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(vocabulary, 6, False)), **named)
     own = tokenizer_of(whole, seen_in(whole, ["abcd", "bcd"]), characters=True)
-    assert own.tokenize("abcd") == whole.tokenize("abcd") == ["▁", "ab", "cd"]
+    assert "never" not in own.get_vocab()
+    assert own.tokenize("abcd") == whole.tokenize("abcd") == ["ab", "cd"]
+    assert own("xbcd")["input_ids"] == own.convert_tokens_to_ids(["<unk>", "bcd"])
+
+
+def test_a_piece_has_the_very_score_that_it_had():
+    """To the last bit, which decides between two ways of cutting a run of one character."""
+    whole = unigram()
+    own = tokenizer_of(whole, seen_in(whole, KEPT), characters=True)
+    before, after = (dict(json.loads(reads.backend_tokenizer.to_str())["model"]["vocab"]) for reads in (whole, own))
+    assert len(after) > 100
+    assert after.items() <= before.items()
 
 
 def test_no_text_is_unknown_that_was_not_so_before(place):
