@@ -1,7 +1,8 @@
 """What much data costs: `python benchmarks/load.py [row ...] [--rows 10000 100000 1000000]`.
 
-Each row of the table is a process of its own; its seconds and its peak of memory (the largest resident set) are those of the
-whole process, imports included, which the first row has alone. The networks are tiny, so that the data are what is measured.
+Each row of the table is a process of its own; its seconds, by the clock and of the processor, and its peak of memory (the
+largest resident set) are those of the whole process, imports included, which the first row has alone. Rows a second are of
+the processor: a machine with other work shows no others. The networks are tiny, so that the data are what is measured.
 
     imports  nothing but them
     reader   a table with two classes, read, split, tokenised and its first 100 batches, by the data modules
@@ -34,7 +35,7 @@ from transformers import AutoTokenizer
 from kd_lightning.data.labelled import LabelledText
 from kd_lightning.data.table import Table
 file, teacher = sys.argv[1:]
-how = {"validation_share": 0.1, "split_seed": 0, "on_bad_row": "error"}
+how = {"validation_share": 0.1, "split_seed": 0, "on_bad_row": "error", "on_empty": "error", "format": None}
 reader = Table(name="load", files={"train": file}, hub=None, text=["text"], label="label", labels=["0", "1"], **how)
 how = {"unlabelled": False, "augment": None, "label_budget": None, "label_seed": 0, "workers": 0, "seed": 0}
 data = LabelledText(tokenizer=AutoTokenizer.from_pretrained(teacher), reader=reader, max_length=64, batch_size=32, **how)
@@ -76,8 +77,8 @@ def sentences(count: int) -> Iterator[str]:
     return (words(chance, chance.randrange(8, 32)) for _ in range(count))
 
 
-def run(name: str, command: list[str], log: Path) -> tuple[float, float]:
-    """Seconds, and the peak of memory in MB, of a process in the project's folder."""
+def run(name: str, command: list[str], log: Path) -> tuple[float, float, float]:
+    """Seconds by the clock and of the processor, and the peak of memory in MB, of a process in the project's folder."""
     begun = time.monotonic()
     with log.open("w+", encoding="utf-8") as output:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -86,21 +87,22 @@ def run(name: str, command: list[str], log: Path) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{name} ended with {process.returncode}:\n{log.read_text(encoding='utf-8')[-3000:]}")
-    return time.monotonic() - begun, used.ru_maxrss * 1024 / MB
+    return time.monotonic() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / MB
 
 
 class Load:
     """The rows of the table, measured in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.report = folder, Table("what", "rows", "seconds", "rows/s", "peak MB")
+        self.folder, self.report = folder, Table("what", "rows", "seconds", "CPU s", "rows/CPU s", "peak MB")
         *self.places, _, _ = material(folder)
         self.teacher = folder / "teacher"
 
     def row(self, name: str, rows: int, command: list[str]) -> None:
-        seconds, peak = run(name, command, self.folder / "log")
-        self.report.add_row(name, f"{rows:,}", f"{seconds:.1f}", f"{rows / seconds:,.0f}" if rows else "", f"{peak:,.0f}")
-        print(f"{name}: {rows:,} rows, {seconds:.1f} s, {peak:,.0f} MB", file=sys.stderr, flush=True)
+        seconds, used, peak = run(name, command, self.folder / "log")
+        speed = f"{rows / used:,.0f}" if rows > 1 else ""
+        self.report.add_row(name, f"{rows:,}", f"{seconds:.1f}", f"{used:.1f}", speed, f"{peak:,.0f}")
+        print(f"{name}: {rows:,} rows, {seconds:.1f} s, {used:.1f} CPU s, {peak:,.0f} MB", file=sys.stderr, flush=True)
 
     def reader(self, name: str, rows: int, file: Path) -> None:
         self.row(f"reader, {name}", rows, ["-c", READER, str(file), str(self.teacher)])

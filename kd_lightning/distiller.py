@@ -206,7 +206,7 @@ class Distiller(L.LightningModule):
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
         every = {kind: self.all_gather(state).reshape(-1, len(state)).cpu() for kind, state in states.items()}
-        checkpoint["random"] = every  # each process's, a row each: dropout goes on where it stopped
+        checkpoint["random"] = every  # each process's, a row each, and its card's, from which dropout draws there
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("teacher.")}

@@ -207,11 +207,11 @@ def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
 
 def _places(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
     """Where each of our names is among theirs: as it is written, else the only one left that is like it; -1: nowhere."""
-    places = []
-    for name in ours:
-        alike = [i for i, other in enumerate(theirs) if other not in ours and _plain(other) == _plain(name)]
-        places.append(theirs.index(name) if name in theirs else alike[0] if len(alike) == 1 else -1)
-    return places
+    given, alike, same = set(ours), {}, {name: i for i, name in enumerate(theirs)}
+    for i, other in enumerate(theirs):
+        if other not in given:
+            alike[_plain(other)] = -1 if _plain(other) in alike else i
+    return [same.get(name, alike.get(_plain(name), -1)) for name in ours]
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -16,6 +17,7 @@ from kd_lightning.finite import Finite
 from kd_lightning.losses import cosine_distance, kl_divergence
 from kd_lightning.method.finetune import MaskedLM
 from kd_lightning.reach import reached
+from kd_lightning.run.checkpoint import Whole, read
 from kd_lightning.terms import HardTargets, HiddenMatch, Projection, SoftTargets, masked_positions, real_positions
 from kd_lightning.views import Needs
 
@@ -165,6 +167,45 @@ def test_resuming_reproduces_the_next_losses_exactly(make, fit, corpus_batch, tm
     assert len(whole) == 12
     assert rest == whole[6:]
     assert len(set(rest)) == 6
+
+
+class Card:
+    """The random state of one graphics card, as torch.cuda keeps it: dropout there draws from it."""
+
+    def __init__(self, number: int) -> None:
+        self.device = torch.device("cuda", number)
+        self.generator = torch.Generator().manual_seed(number)
+
+    def get_rng_state(self, device: torch.device) -> torch.Tensor:
+        assert device == self.device
+        return self.generator.get_state()
+
+    def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+        assert device == self.device
+        self.generator.set_state(state)
+
+    def dropout(self) -> list[float]:
+        return [*torch.rand(3, generator=self.generator).tolist(), *torch.rand(3).tolist()]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_on_a_card_dropout_goes_on_where_each_process_stopped(rank, make, monkeypatch, tmp_path):
+    card, distiller = Card(rank), make()
+    monkeypatch.setattr(torch.cuda, "get_rng_state", card.get_rng_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", card.set_rng_state)
+    strategy = SimpleNamespace(root_device=card.device)
+    monkeypatch.setattr(Distiller, "trainer", SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy))
+    monkeypatch.setattr(Distiller, "device", card.device)
+    others = {0: lambda state: [state, state.flip(0)], 1: lambda state: [state.flip(0), state]}[rank]
+    monkeypatch.setattr(distiller, "all_gather", lambda state: torch.stack(others(state)))
+    card.dropout()
+    checkpoint = {"state_dict": distiller.state_dict()}
+    distiller.on_save_checkpoint(checkpoint)
+    Whole().save_checkpoint(checkpoint, tmp_path / "last.ckpt")
+    expected = card.dropout()
+    assert card.dropout() != expected
+    distiller.on_load_checkpoint(read(tmp_path / "last.ckpt"))
+    assert card.dropout() == expected
 
 
 class SixBatches(L.LightningDataModule):

@@ -4,6 +4,7 @@ import csv
 from functools import partial
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -212,3 +213,17 @@ def test_matthews_correlation_is_nothing_where_one_class_stands_alone(answers, l
     measure = Matthews(num_classes=2)
     measure.update(torch.tensor(answers), torch.tensor(labels))
     assert float(measure.compute()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_matthews_correlation_of_many_classes_is_that_of_the_whole_table_and_keeps_counts_alone():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 9, 500)
+    answers = np.where(random.random(500) < 0.4, labels, random.integers(0, 9, 500))
+    measure = Matthews(num_classes=10)
+    for some in (slice(0, 200), slice(200, 500)):
+        measure.update(torch.from_numpy(answers[some]), torch.from_numpy(labels[some]))
+    ours, theirs = (np.eye(10)[classes] - np.eye(10)[classes].mean(0) for classes in (answers, labels))
+    expected = (ours * theirs).sum() / np.sqrt((ours**2).sum() * (theirs**2).sum())
+    assert 0.1 < expected < 0.9
+    assert float(measure.compute()) == pytest.approx(expected, abs=1e-6)
+    assert sum(state.numel() for state in measure.metric_state.values()) <= 3 * 10

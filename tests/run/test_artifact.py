@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import weakref
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from kd_lightning.encoder import label_settings
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import MaskedLM
 from kd_lightning.run import artifact
-from kd_lightning.run.artifact import latency, megaflops, predict, save
+from kd_lightning.run.artifact import in_row_order, latency, megaflops, predict, save
 from kd_lightning.run.timing import Time
 from kd_lightning.student.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from kd_lightning.student.cnn import CNNConfig, CNNForSequenceClassification
@@ -159,3 +160,20 @@ def test_a_figure_that_cannot_be_had_is_left_out_and_said(capsys):
     assert times[0] is None
     assert times[1] > 0
     assert "BertForMaskedLM: its latency cannot be measured and is left out (" in capsys.readouterr().out
+
+
+def test_batches_come_into_the_order_of_the_rows_and_are_not_held_meanwhile():
+    plan, made, most = np.random.default_rng(0).permutation(20).reshape(10, 2), [], []
+
+    def batches():
+        for rows in plan:
+            batch = torch.from_numpy(rows)[:, None] * torch.tensor([1.0, 10.0])
+            made.append(weakref.ref(batch))
+            most.append(sum(kept() is not None for kept in made))
+            yield batch
+            del batch
+
+    found = in_row_order(batches(), plan)
+    assert found.tolist() == [[row, 10.0 * row] for row in range(20)]
+    assert max(most) <= 2
+    assert len(most) == 10
