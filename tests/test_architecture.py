@@ -21,7 +21,8 @@ CORE = {  # module -> what of ours it may import
     "finite": set(),
     "distiller": {"views", "terms", "objective", "finite"},
     "attention": set(),
-    "pairing": {"views"},
+    "tokenizer_check": set(),
+    "pairing": {"views", "tokenizer_check"},
     "encoder": {"views", "attention", "pairing"},
 }
 
