@@ -76,7 +76,7 @@ BUGS: dict[str, list[Change]] = {
     "the first text of a pair stays at its last variant": [
         ("data/augment/masked_lm", "[original | {column", "[made[-1] | {column")
     ],
-    "stop words change": [("data/augment/candidates", " and word.lower() not in STOP_WORDS", "")],
+    "stop words change": [("data/augment/candidates", " and word.lower() not in self.stop_words", "")],
     "words are kept with the probability": [("data/augment/masked_lm", "< probability", "> probability")],
     "draws without the seed": [
         ("data/augment/masked_lm", "default_rng([self.seed, row, number])", "default_rng([row, number])")
