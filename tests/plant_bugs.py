@@ -55,7 +55,7 @@ BUGS: dict[str, list[Change]] = {
         ("distiller", "        self._check_weights()\n        checkpoint", "        checkpoint")
     ],
     "class names that are alike before those that are equal": [
-        ("encoder", "theirs.index(name) if name in theirs else alike", "alike")
+        ("encoder", "same.get(name, alike.get(_plain(name), -1))", "alike.get(_plain(name), -1)")
     ],
     "attention of the layer below": [("encoder", "captured[k - 1]", "captured[k - 2]")],
     "uniform map of the wrong stride": [("layer_maps", "m * teacher // student)", "(m - 1) * teacher // student + 1)")],
@@ -76,7 +76,7 @@ BUGS: dict[str, list[Change]] = {
     "the first text of a pair stays at its last variant": [
         ("data/augment/masked_lm", "[original | {column", "[made[-1] | {column")
     ],
-    "stop words change": [("data/augment/candidates", " and word.lower() not in STOP_WORDS", "")],
+    "stop words change": [("data/augment/candidates", " and word.lower() not in self.stop_words", "")],
     "words are kept with the probability": [("data/augment/masked_lm", "< probability", "> probability")],
     "draws without the seed": [
         ("data/augment/masked_lm", "default_rng([self.seed, row, number])", "default_rng([row, number])")
@@ -110,7 +110,9 @@ BUGS: dict[str, list[Change]] = {
     "the others keep their labels": [
         ("data/labelled", "return kept, Dataset(table.set_column", "return kept, Dataset(table) or (table.set_column")
     ],
-    "one answer for all correlates": [("callback/metrics", "if classes > 1 else", "if classes else")],
+    "one answer for all correlates": [
+        ("callback/metrics", "covariance / both.sqrt() if both else both", "covariance / both.sqrt()")
+    ],
     "padding is attended to in attention transfer": [("terms", ".masked_fill(hidden, -1e4)", "")],
     "padded queries count in attention transfer": [
         (

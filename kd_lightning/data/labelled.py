@@ -14,7 +14,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.data.batches import Batches, loader, spread, training_batches, validation_batches
+from kd_lightning.data.formats import say
 from kd_lightning.data.tokens import TOKENS, encode, pad
+
+UNKNOWN = 0.1  # share of unknown tokens from which a tokenizer is suspected
 
 
 class Reader(Protocol):
@@ -179,6 +182,13 @@ class LabelledText(L.LightningDataModule):
             )
             for split, rows in self.rows.items()
         }
+        ids = [part.flatten().to_numpy() for part in self.splits["train"].with_format("arrow")["input_ids"].chunks]
+        share = sum(np.count_nonzero(part == self.tokenizer.unk_token_id) for part in ids) / max(1, sum(map(len, ids)))
+        if share > UNKNOWN:
+            say(
+                f"Of the training texts' tokens {share:.0%} are {self.tokenizer.unk_token}, the same to a network: is this "
+                "tokenizer made for their language, and the model's own (teacher.tokenizer=)?"
+            )
 
 
 def draw_labelled(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:

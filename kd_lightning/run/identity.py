@@ -19,7 +19,7 @@ from kd_lightning.run import record
 
 PARTS = ("seed", "start", "networks", "distiller", "data", "optim", "trainer", "callback", "metric", "keep", "export_dtype")
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "cache", "workers", "progress")
-MODELS, DATA = ("path",), ("source", "file", "files", "vectors", "hub")  # settings that name something outside
+MODELS, DATA = ("path", "tokenizer"), ("source", "file", "files", "vectors", "hub")  # settings that name something outside
 SEEDS = ("seed", "random_seed")
 LARGE = 1 << 30  # bytes; above, a file counts by size and time
 UNREAD = ("README.md", "metrics.json", "predictions.parquet", manifest.FILE, record.FILE)  # of a folder: these make no model
