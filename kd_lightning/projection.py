@@ -12,6 +12,7 @@ class Projection(nn.Module):
 
     mode: "shared" is one linear with bias for all layers (TinyBERT's release), "per_layer" one for each layer (its v2
     checkpoints), "paper" one for the embeddings and one for the hidden layers, without bias (equations 8 and 9).
+    Deviation: a linear starts as PyTorch's do; the release's starts as BERT's, normal with a deviation of 0.02, bias 0.
     """
 
     KEYS = {

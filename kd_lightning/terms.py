@@ -166,6 +166,7 @@ class AttentionMatch(Term):
 
     valid_only true: only real queries and real keys count; the sum is divided by A · Σ_b n_b². False, as in the release: masked
     keys count as zeros and padded query rows count in full; the mean is over all B · A · S · S.
+    Deviation: the release takes every score of -100 or less for a masked key's; here a real one counts, however low.
     """
 
     def __init__(self, weight: float, *, layers: str | Sequence[Sequence[int]], valid_only: bool) -> None:

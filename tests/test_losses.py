@@ -63,6 +63,14 @@ def test_kl_of_the_spec_by_hand():
     assert both.item() == pytest.approx(0.261624, abs=1e-6)
 
 
+def test_kl_of_no_row_is_nothing():
+    student = torch.zeros(0, 3, requires_grad=True)
+    loss = kl_divergence(student, torch.zeros(0, 3), 2.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert student.grad.shape == (0, 3)
+
+
 def test_kl_averages_over_rows_and_not_over_classes():
     """Check E: three positions of three classes."""
     teacher = torch.tensor([[1.0, 2, 3], [0, 0, 4], [5, -5, 0]])

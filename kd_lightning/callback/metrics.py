@@ -8,12 +8,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection, PearsonCorrCoef
 from torchmetrics.aggregation import BaseAggregator
 
 from kd_lightning.terms import Rows
 from kd_lightning.together import summed
 from kd_lightning.views import Needs
+
+CONSTANT = 1e-5  # numbers that differ by no more than this share of themselves are one number
 
 
 class CrossEntropy(MeanMetric):
@@ -48,6 +50,26 @@ class Matthews(Metric):
         covariance = self.right.squeeze() * self.labels.sum() - (self.answers * self.labels).sum()
         both = spread(self.answers, self.answers) * spread(self.labels, self.labels)
         return (covariance / both.sqrt() if both else both).float()
+
+
+class Pearson(PearsonCorrCoef):
+    """Pearson correlation. It is 0 where all answers or all labels are one number, up to rounding: they tell the rows apart no
+    better than chance. torchmetrics has no number there, which would end an early stopping, or whatever rounding makes of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("low", torch.full((2,), torch.inf), "min")  # of answers and labels
+        self.add_state("high", torch.full((2,), -torch.inf), "max")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(preds, target)
+        both = torch.stack([preds.float(), target.float()])  # [2, N]
+        self.low, self.high = torch.minimum(self.low, both.amin(1)), torch.maximum(self.high, both.amax(1))
+
+    def compute(self) -> Tensor:
+        constant = self.high - self.low <= CONSTANT * torch.maximum(self.high.abs(), self.low.abs())
+        return torch.zeros((), device=constant.device) if constant.any() else super().compute()
 
 
 class TeacherAndStudent(L.Callback):

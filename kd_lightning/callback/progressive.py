@@ -12,8 +12,8 @@ from kd_lightning.reach import reached
 
 
 class Progressive(L.Callback):
-    """Gives every pair of the objective's layer map a phase of its own; all are equally long. The objective has one map, and
-    the distiller's parameter groups hold the number of their block.
+    """Gives every pair of the objective's layer map a phase of its own. The objective has one map, and the distiller's
+    parameter groups hold the number of their block.
 
     A phase compares its own pair alone, so that neither network computes anything above it. The phase's block
     learns at the full rate, those below at `below` times it (0 freezes them), and those above not at all. Within a phase the
@@ -23,6 +23,8 @@ class Progressive(L.Callback):
 
     Everything follows from the number of updates, so an interrupted run goes on in the middle of a phase. Validation is over
     all pairs. The release multiplies its base rate of 1.5e-3 by a further 3, which is here in the rate that is configured.
+    Deviation: all phases are equally long (S), as in the release, where the updates divide by their number; otherwise some
+    are one update longer, and no update is left out.
     Deviation: at s = 0 the release leaves Adam's moments as they are, where here they see the gradient; the rate is 0.
     """
 

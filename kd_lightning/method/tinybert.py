@@ -5,6 +5,9 @@ A narrow student that starts at random learns the teacher's embeddings, hidden s
 on the task); then it learns that teacher's predictions (prediction stage). `stage=task` is the last two in a row.
 
 Deviation: the release keeps the teacher in train mode, its dropout on; here the teacher is in eval mode.
+Deviation: the release's BertAdam corrects no bias, so that its first updates are (1 - 0.9^t) / √(1 - 0.999^t) times AdamW's,
+6.6 at most, near t = 12; and it clips the gradient of each tensor alone. Here AdamW and the norm of all are the default.
+Deviation: the release leaves out the last batch of an epoch where it is not full; here every row is learned from.
 Deviation: the release's classifiers read ReLU(tanh(pooled)); these are transformers' own, which read tanh(pooled), so
 that the student is a plain BERT classifier.
 """
@@ -33,7 +36,11 @@ class TransformerDistillation(Distiller):
         L = embedding · MSE(E_s W_e, E_t)  +  hidden · Σ_m MSE(H_m W_h, H_g(m))  +  attention · Σ_m MSE(A_m, A_g(m))
 
     A are the scores before the softmax. valid_only: leave padding out of all three; else it counts as it does in the release
-    (padded rows in full, masked keys as zeros). projection: see `terms.Projection`.
+    (padded rows in full, masked keys as zeros). projection: see `projection.Projection`.
+
+    Deviation: the release pads every batch to one length, 64 or 128; here a batch is as long as its longest row, and rows of
+    like length are together, so that there is little padding to count and valid_only=false is not far from true. In the
+    release padding makes the attention's term smaller beside the others, by about the share of real tokens.
     """
 
     def __init__(

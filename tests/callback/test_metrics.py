@@ -10,10 +10,9 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
-from torchmetrics import PearsonCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
 
-from kd_lightning.callback.metrics import CrossEntropy, Matthews, TeacherAndStudent
+from kd_lightning.callback.metrics import CrossEntropy, Matthews, Pearson, TeacherAndStudent
 from kd_lightning.method.distilbert import DistilBERTTask
 from kd_lightning.method.finetune import FineTune, MaskedLM
 from kd_lightning.terms import labelled_examples, masked_positions
@@ -127,7 +126,7 @@ def test_a_student_alone_is_measured_alone(engine, fit):
 def test_a_regression_has_a_correlation_and_no_agreement(engine, fit):
     rows = batch([0.0, 1.0, 2.0, 4.0], [0.0, 2.0, 1.0, 3.0]) | {"truth": torch.tensor([1.0, 3.0, 5.0, 9.0])}
     watch = Watch()
-    callbacks = [TeacherAndStudent({"pearson": PearsonCorrCoef}, labelled_examples), watch]
+    callbacks = [TeacherAndStudent({"pearson": Pearson}, labelled_examples), watch]
     fit(distil(engine, ("score",)), [rows], validation=[rows], callbacks=callbacks)
     teacher = torch.corrcoef(torch.stack([rows["labels"], rows["taught"]]))[0, 1].item()
     assert watch.seen == [
@@ -137,6 +136,21 @@ def test_a_regression_has_a_correlation_and_no_agreement(engine, fit):
             "val/retention": pytest.approx(1 / teacher, abs=1e-5),
         }
     ]
+
+
+@pytest.mark.parametrize("answers", [[2.5] * 4, [0.1, 0.1 + 1e-8, 0.1, 0.1], [0.0] * 4])
+def test_answers_that_are_one_number_correlate_with_nothing_and_choose_no_checkpoint(answers, recwarn):
+    metric, labels = Pearson(), torch.tensor([0.0, 1.0, 2.0, 4.0])
+    for part in (slice(0, 1), slice(1, 4)):
+        metric.update(torch.tensor(answers)[part], labels[part])
+    assert float(metric.compute()) == 0.0
+    metric.reset()
+    metric.update(labels, torch.full((4,), 3.0))
+    assert float(metric.compute()) == 0.0
+    metric.reset()
+    metric.update(1000 + 0.1 * labels, labels**2)
+    assert float(metric.compute()) == pytest.approx(np.corrcoef(labels, labels**2)[0, 1], abs=1e-3)
+    assert not recwarn.list
 
 
 def test_a_masked_lm_is_measured_over_rows_and_not_over_batches(make_encoder, engine, fit, corpus_batch):
