@@ -31,7 +31,7 @@ from kd_lightning.data.batches import by_length
 from kd_lightning.distiller import decay_groups
 from kd_lightning.encoder import Encoder
 from kd_lightning.method.tinybert import PredictionDistillation, TransformerDistillation
-from kd_lightning.run.stage import native_precision
+from kd_lightning.run.stage import precision as resolved
 from kd_lightning.teacher.stored import StoredTeacher
 from kd_lightning.views import Needs
 
@@ -94,7 +94,7 @@ def measure(stage: str, precision: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    precision = native_precision()
+    precision = resolved("auto")
     table = Table("stage", "s/epoch", "stored", "storing s", "MB", "pays from epoch", title=f"{ROWS:,} rows, {precision}")
     for stage in STAGES:
         table.add_row(*measure(stage, precision))

@@ -13,6 +13,7 @@ from transformers import get_scheduler
 
 from kd_lightning.finite import Finite, all_finite
 from kd_lightning.objective import Objective
+from kd_lightning.reach import reached
 from kd_lightning.terms import Term
 from kd_lightning.views import Batch, Needs, View
 
@@ -50,6 +51,8 @@ class Distiller(L.LightningModule):
     updates. Logs `train/loss`, `train/loss/<term>` and the same under `val/`.
 
     The teacher is in eval mode and without a graph whatever `train()` says, never in the optimizer, never in a checkpoint.
+    What no term reads of the student is frozen and no part of the optimizer: several processes that train together wait for
+    the gradient of every parameter that requires one.
     A loss that is not finite ends the run, and neither it nor weights that are not finite come into a checkpoint.
     """
 
@@ -69,8 +72,15 @@ class Distiller(L.LightningModule):
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
         self.objective = Objective(terms)
         self.student_needs, self.teacher_needs = self.objective.bind(student.spec, teacher.spec if teacher else None)
+        read = self.read()
+        for parameter in student.parameters():
+            parameter.requires_grad_(parameter.requires_grad and parameter in read)
         self.make_optimizer, self.weight_decay, self.schedule, self.warmup = optimizer, weight_decay, schedule, warmup
         self.finite = Finite()
+
+    def read(self) -> set[nn.Parameter]:
+        """Those of the student's parameters that the objective reads, at any time."""
+        return reached(self.student, self.student_needs)
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
@@ -106,8 +116,9 @@ class Distiller(L.LightningModule):
 
     def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> None:
         size, named = len(batch["input_ids"]), {f"{split}/loss/{name}": part for name, part in parts.items()}
-        self.log(f"{split}/loss", loss.detach(), prog_bar=True, batch_size=size)
-        self.log_dict(named, prog_bar=True, batch_size=size)
+        told = {"prog_bar": True, "batch_size": size, "sync_dist": split == "val"}  # in training the first process's own
+        self.log(f"{split}/loss", loss.detach(), **told)
+        self.log_dict(named, **told)
         self.latest = batch
         self._stop(self.finite.note(f"epoch {self.current_epoch}, step {self.global_step}", named | {f"{split}/loss": loss}))
 

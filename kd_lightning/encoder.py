@@ -162,9 +162,9 @@ def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
     return read_tokenizer(path)
 
 
-def masked_lm(path: str | Path) -> Encoder:
-    """The masked LM in a local folder or under a hub name, in float32."""
-    return _load(AutoModelForMaskedLM, path, read_config(path), special=("pad", "cls", "sep", "mask"))
+def masked_lm(path: str | Path, tokenizer: str | Path | None = None) -> Encoder:
+    """The masked LM in a local folder or under a hub name, in float32. tokenizer: another place of its tokenizer."""
+    return _load(AutoModelForMaskedLM, path, read_config(path), ("pad", "cls", "sep", "mask"), tokenizer)
 
 
 def label_settings(labels: Sequence[str]) -> dict[str, Any]:
@@ -177,8 +177,8 @@ def label_settings(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
-    """The encoder in a local folder or under a hub name, as a classifier of labels; one label makes it a regression.
+def classifier(path: str | Path, labels: Sequence[str], tokenizer: str | Path | None = None) -> Encoder:
+    """The encoder in a folder or under a hub name, as a classifier of labels, one for a regression. tokenizer: as above.
 
     A classifier found there keeps its head, whose classes are put into the order of labels by their names (those that are not
     there as they are written are looked for without upper case, blanks, `-` and `_`); other names are refused. Any other
@@ -196,7 +196,7 @@ def classifier(path: str | Path, labels: Sequence[str]) -> Encoder:
             )
     for name, value in label_settings(labels).items():
         setattr(config, name, value)
-    encoder = _load(AutoModelForSequenceClassification, path, config, special=("pad",))
+    encoder = _load(AutoModelForSequenceClassification, path, config, ("pad",), tokenizer)
     if order is not None and order != sorted(order):
         last = [m for m in encoder.model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)][-1]
         with torch.no_grad():
@@ -218,10 +218,10 @@ def _plain(name: str) -> str:
     return name.casefold().replace("-", "_").replace(" ", "_")
 
 
-def _load(auto_class: type, path: str | Path, config: PreTrainedConfig, special: tuple[str, ...]) -> Encoder:
-    """from_pretrained, without its report of new weights: a head may be new, and `Spec.trained_head` says so.
+def _load(auto_class: type, path: str | Path, config: PreTrainedConfig, special: tuple[str, ...], other: str | Path | None):
+    """An Encoder by from_pretrained, without its report of new weights: a head may be new, and `Spec.trained_head` says so.
 
-    special: the kinds of special tokens that the tokenizer must have."""
+    special: the kinds of special tokens that the tokenizer must have. other: where it lies, if not beside the model."""
     where, level = existing(path), logging.get_verbosity()
     logging.set_verbosity_error()
     given = {"config": config, "dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
@@ -229,7 +229,7 @@ def _load(auto_class: type, path: str | Path, config: PreTrainedConfig, special:
         raise ValueError(f"{path}: a {config.model_type} cannot serve as an encoder with this head. Choose another, {KNOWN}.")
     try:
         model, loaded = auto_class.from_pretrained(where, **given)
-        tokenizer = read_tokenizer(where)
+        tokenizer = read_tokenizer(where) if other is None else read_tokenizer(other, config)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: this model cannot be loaded. {str(error).strip().splitlines()[0]}") from error
     except RuntimeError as error:

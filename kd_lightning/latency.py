@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.utils import instantiate
 from pyarrow import parquet
 from transformers import AutoModelForSequenceClassification, BertConfig, MobileBertConfig, PreTrainedConfig, PreTrainedModel
@@ -30,7 +30,7 @@ from kd_lightning.exported import ABOUT, FILES, Exported, about
 from kd_lightning.manifest import check
 from kd_lightning.run import reading
 from kd_lightning.run.artifact import architecture, asked, load, megaflops, parameters, sequence
-from kd_lightning.run.mistake import CONF
+from kd_lightning.run.mistake import composing
 from kd_lightning.run.report import figure, filled, show
 from kd_lightning.run.results import PREDICTIONS
 from kd_lightning.run.shown import printable
@@ -179,7 +179,7 @@ def mobilebert(norm: str = "no_norm", act: str = "relu", **flags: bool | int) ->
 
 def preset(name: str) -> PreTrainedModel:
     """A student of conf/student."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         cfg = compose("train", ["method=bilstm", "stage=task", f"student={name}"]).student
     kind = instantiate(cfg.architecture, _convert_="all")
     return fresh(kind(vocab_size=cfg.vocabulary.size, embedding_size=cfg.embeddings.size))

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """T² · KL(teacher ‖ student) at temperature T, averaged over rows.
 
-    student, teacher: [N, C] logits. Returns a scalar. The T² keeps the gradient's scale independent of T
-    (Hinton et al. 2015, section 2.1).
+    student, teacher: [N, C] logits. Returns a scalar, 0 where there is no row. The T² keeps the gradient's scale independent
+    of T (Hinton et al. 2015, section 2.1).
     """
     return _Divergence.apply(student, teacher, temperature)
 
@@ -22,12 +22,12 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        s, t = student.float() / temperature, teacher.float() / temperature
+        s, t, rows = student.float() / temperature, teacher.float() / temperature, max(1, len(student))
         p, q = F.softmax(s, dim=-1), F.softmax(t, dim=-1)
         normaliser_s, normaliser_t = (x.amax(-1) - y.amax(-1).log() for x, y in ((s, p), (t, q)))  # logsumexp, [N]
         total = t.sub_(s).mul_(q).sum() + (normaliser_s - normaliser_t).sum()
-        ctx.save_for_backward(p.sub_(q).mul_(temperature / len(s)).to(student.dtype))
-        return temperature**2 * total / len(s)
+        ctx.save_for_backward(p.sub_(q).mul_(temperature / rows).to(student.dtype))
+        return temperature**2 * total / rows
 
     @staticmethod
     @once_differentiable

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.terms import Term
+from kd_lightning.terms import AttentionMatch, HiddenMatch, Term
+from kd_lightning.together import processes, summed
 from kd_lightning.views import Batch, Needs, Spec, View
 
 
@@ -33,6 +34,12 @@ class Objective(nn.Module):
                 f"vocabulary: the student's {student.vocabulary} tokens are not the teacher's {teacher.vocabulary}. Both must "
                 "read the same token ids: build the student from this teacher, or choose the teacher it came from."
             )
+        comparing = [name for name, term in self.terms.items() if isinstance(term, HiddenMatch | AttentionMatch)]
+        if teacher is not None and not teacher.layers and comparing:
+            raise ValueError(
+                f"{', '.join(comparing)}: these terms compare layers, and of this teacher only answers are known. Set their "
+                "weights to 0, or let a student that is there already stand for the stage (stages.<stage>.path=<student>)."
+            )
         needs = (Needs(), Needs())
         for term in self.terms.values():
             term.bind(student, teacher)
@@ -47,6 +54,19 @@ class Objective(nn.Module):
 
     def forward(self, student: View, teacher: View, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum (a scalar) and the unweighted parts by name, without a graph."""
-        parts = {name: term(student, teacher, batch) for name, term in self.terms.items()}
-        loss = torch.stack([self.terms[name].weight * part.float() for name, part in parts.items()]).sum()
+        parts, weights = {name: term(student, teacher, batch) for name, term in self.terms.items()}, self.weights(batch)
+        loss = torch.stack([weights[name] * part.float() for name, part in parts.items()]).sum()
         return loss, {name: part.detach() for name, part in parts.items()}
+
+    def weights(self, batch: Batch) -> dict[str, float | Tensor]:
+        """What multiplies each part. Processes that train together average their gradients, and their batches have not equally
+        many rows: a part counts by its rows, so that the average is that over all rows of all of them."""
+        weights = {name: term.weight for name, term in self.terms.items()}
+        if processes() == 1 or not torch.is_grad_enabled():
+            return weights
+        device = batch["input_ids"].device
+        counts = torch.stack(
+            [torch.as_tensor(term.count(batch), dtype=torch.float, device=device) for term in self.terms.values()]
+        )
+        shares = processes() * counts / summed(counts).clamp(min=1)
+        return {name: weight * share for (name, weight), share in zip(weights.items(), shares, strict=True)}

@@ -7,8 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
 from transformers.models.mobilebert.modeling_mobilebert import MobileBertPreTrainedModel
+from transformers.utils import cached_file
 
+from kd_lightning.tokenizer_check import ANOTHER, check_tokenizer
 from kd_lightning.views import Needs
 
 KNOWN = "e.g. a BERT, RoBERTa, ELECTRA, DistilBERT or ModernBERT"
@@ -29,21 +32,28 @@ def read_config(path: str | Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        own = ""
         if "trust_remote_code" in str(error):
             reason = "it is built by code of its own, which is never run here"
+            own = ", or save it as one of these in a program of your own, where you trust that code"
         else:
             reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(
-            f"{path}: this model cannot be loaded ({reason}). Choose one that transformers knows, {KNOWN}."
+            f"{path}: this model cannot be loaded ({reason}). Choose one that transformers knows, {KNOWN}{own}."
         ) from error
 
 
-def read_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder or under a hub name; raises ValueError where none is there or it cannot be read."""
-    where = existing(path)
+def read_tokenizer(path: str | Path, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or under a hub name; raises ValueError where none is there or it cannot be read.
+
+    config: of the model that it is for, which says of what kind it is where the folder does not; None: the one beside it."""
+    where = existing(path) if config is None else _tokenizer_folder(path)
     try:
         with from_json():
-            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+            _refuse_own_code(path, where)
+            tokenizer = AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=False)
+    except OwnCode:
+        raise
     except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         words = " ".join(str(error).split())
         if "pip install" in words or isinstance(error, ImportError):
@@ -54,9 +64,39 @@ def read_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_ids)):
         raise ValueError(
             f"{path}: there is no tokenizer (tokenizer.json, vocab.txt or the like), so every text would become "
-            f"{tokenizer.unk_token or 'nothing'}. Save the model's tokenizer beside it: tokenizer.save_pretrained(folder)."
+            f"{tokenizer.unk_token or 'nothing'}. Save the model's tokenizer beside it, tokenizer.save_pretrained(folder), or "
+            "name it: teacher.tokenizer=<folder or hub name>."
         )
     return tokenizer
+
+
+def _tokenizer_folder(path: str | Path) -> str:
+    folder = Path(path).expanduser()
+    local = folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1
+    if local and not folder.is_dir():
+        there = "a file" if folder.exists() else "nothing"
+        raise ValueError(
+            f"teacher.tokenizer={path}: {there} is there, and a folder with tokenizer.json, vocab.txt or the like is wanted, "
+            "or a hub name."
+        )
+    return str(folder) if local else str(path)
+
+
+def _refuse_own_code(path: str | Path, where: str) -> None:
+    """A tokenizer whose class is code beside it would be read by another one, unless its tokenizer.json says all."""
+    silent = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    config = get_tokenizer_config(where)
+    named = str(config.get("tokenizer_class") or "")
+    code = "AutoTokenizer" in (config.get("auto_map") or {}) or (named and tokenizer_class_from_name(named) is None)
+    if code and cached_file(where, "tokenizer.json", **silent) is None:
+        raise OwnCode(
+            f"{path}: its tokenizer{f' ({ascii(named)[:60]})' if named else ''} is code of its own, which is never run here. "
+            f"{ANOTHER}, saved as tokenizer.json: convert it once in a program of your own, where you trust that code."
+        )
+
+
+class OwnCode(ValueError):
+    """What is to be read is built by code that comes with it."""
 
 
 class from_json:
@@ -71,18 +111,20 @@ class from_json:
 
 
 def check_pair(path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, special: tuple[str, ...]) -> None:
-    """Every id of the tokenizer has its vector, and the special tokens of these kinds are there."""
+    """Every id of the tokenizer has its vector, the special tokens of these kinds are there and stand where the model was
+    trained to see them (`tokenizer_check.py`)."""
     vectors, highest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
     if highest >= vectors:
         raise ValueError(
             f"{path}: its tokenizer knows token {highest} and the model has vectors for 0 to {vectors - 1}, so they do not "
-            "belong together. Save the model with the tokenizer that it was trained with."
+            f"belong together. {ANOTHER}."
         )
     if absent := [kind for kind in special if getattr(tokenizer, f"{kind}_token_id") is None]:
         raise ValueError(
             f"{path}: its tokenizer has no {' and no '.join(absent)} token, which a text in a batch needs. Name them in its "
             f'tokenizer_config.json, e.g. "{absent[0]}_token": "[{absent[0].upper()}]".'
         )
+    check_tokenizer(path, model, tokenizer)
 
 
 def longest(model: PreTrainedModel) -> int | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kd_lightning.chunks import mean_over_rows
 from kd_lightning.layer_maps import Pairs, resolve
 from kd_lightning.losses import attention_score_error, cross_entropy, kl_divergence, mean_squared_error, regression_error
+from kd_lightning.projection import Projection
 from kd_lightning.views import Batch, Needs, Spec, View
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -40,39 +41,11 @@ def labelled_examples(batch: Batch) -> Tensor:
     return (~labels.isnan() if labels.is_floating_point() else labels != -100).nonzero().squeeze(-1)
 
 
-class Projection(nn.Module):
-    """Linears from the student's width to the teacher's; trained with the run and left behind at export.
-
-    mode: "shared" is one linear with bias for all layers (TinyBERT's release), "per_layer" one for each layer (its v2
-    checkpoints), "paper" one for the embeddings and one for the hidden layers, without bias (equations 8 and 9).
-    """
-
-    KEYS = {
-        "shared": lambda layer: "all",
-        "per_layer": lambda layer: f"layer_{layer}",
-        "paper": lambda layer: "hidden" if layer else "embedding",
-    }
-
-    def __init__(self, mode: str) -> None:
-        super().__init__()
-        if mode not in self.KEYS:
-            raise ValueError(f"projection '{mode}' is unknown: choose one of {', '.join(self.KEYS)}.")
-        self.key, self.bias = self.KEYS[mode], mode != "paper"
-        self.linears = nn.ModuleDict()
-
-    def bind(self, layers: Sequence[int], student: Spec, teacher: Spec) -> None:
-        for layer in layers:
-            if self.key(layer) not in self.linears:
-                self.linears[self.key(layer)] = nn.Linear(student.hidden, teacher.hidden, bias=self.bias)
-
-    def forward(self, layer: int, hidden: Tensor) -> Tensor:
-        return self.linears[self.key(layer)](hidden)
-
-
 class Term(nn.Module):
     """One part of an objective. `bind` checks the pairing and fixes `needs`; `forward` gives the unweighted part."""
 
     needs: tuple[Needs, Needs]
+    rows: Rows
 
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -83,6 +56,10 @@ class Term(nn.Module):
 
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         raise NotImplementedError
+
+    def count(self, batch: Batch) -> Tensor | int:
+        """Over how many rows the part is averaged."""
+        return len(self.rows(batch))
 
 
 class SoftTargets(Term):
@@ -132,7 +109,7 @@ class HardTargets(Term):
         labels = batch["labels"] if "rows" in batch else batch["labels"][rows]  # a corpus batch has one label a row
         readout = student.readout(rows)
         if not len(rows):
-            return readout.features.sum()  # nothing is labelled here: 0, with a gradient of 0
+            return readout.logits().sum()  # nothing is labelled here: 0, with a gradient of 0
         return mean_over_rows(self.loss, readout, labels)
 
 
@@ -213,10 +190,14 @@ class AttentionMatch(Term):
         ours, theirs = zip(*self.pairs, strict=True)
         self.needs = (Needs(attention=frozenset(ours)), Needs(attention=frozenset(theirs)))
 
+    def count(self, batch: Batch) -> Tensor | int:
+        mask = batch["attention_mask"]
+        return mask.sum(1).square().sum() if self.valid_only else mask.numel() * mask.shape[1]
+
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         mask = batch["attention_mask"]
         real = mask[:, None, :, None]  # [B, 1, S, 1]
-        scale = mask.numel() * mask.shape[1] / mask.sum(1).square().sum() if self.valid_only else 1.0
+        scale = mask.numel() * mask.shape[1] / self.count(batch)
 
         def masked(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             query, key = pair
@@ -237,8 +218,13 @@ class AttentionTransfer(AttentionMatch):
     and this is 0 where student and teacher agree.
     """
 
+    def rows(self, batch: Batch) -> Tensor:
+        return real_positions(batch) if self.valid_only else all_positions(batch)
+
+    count = Term.count
+
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
-        rows = real_positions(batch) if self.valid_only else all_positions(batch)
+        rows = self.rows(batch)
         hidden = batch["attention_mask"][:, None, None] == 0  # [B, 1, 1, S]
 
         def scores(pair: tuple[Tensor, Tensor]) -> Tensor:

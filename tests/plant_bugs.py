@@ -27,16 +27,16 @@ BUGS: dict[str, list[Change]] = {
     "KL reversed": [
         (
             "losses",
-            "s, t = student.float() / temperature, teacher.float() / temperature",
-            "s, t = teacher.float() / temperature, student.float() / temperature",
+            "s, t, rows = student.float() / temperature, teacher.float() / temperature",
+            "s, t, rows = teacher.float() / temperature, student.float() / temperature",
         )
     ],
     "temperature squared dropped": [
         ("losses", "return temperature**2 * total", "return total"),
-        ("losses", "temperature / len(s)).to", "1 / temperature / len(s)).to"),
+        ("losses", "temperature / rows).to", "1 / temperature / rows).to"),
     ],
-    "temperature of the gradient squared": [("losses", "temperature / len(s)).to", "temperature**2 / len(s)).to")],
-    "KL averaged over classes too": [("losses", "total / len(s)", "total / s.numel()")],
+    "temperature of the gradient squared": [("losses", "temperature / rows).to", "temperature**2 / rows).to")],
+    "KL averaged over classes too": [("losses", "total / rows", "total / s.numel()")],
     "a chunk's gradient with the last chunk's rows": [("chunks", "out=grad_x[part]", "out=grad_x[-len(logits) :]")],
     "padding attended to in bfloat16": [
         ("attention", "scores.masked_fill(~mask, torch.finfo(scores.dtype).min)", "scores.masked_fill(~mask.any(-1, True), 0)")
@@ -55,7 +55,7 @@ BUGS: dict[str, list[Change]] = {
         ("distiller", "        self._check_weights()\n        checkpoint", "        checkpoint")
     ],
     "class names that are alike before those that are equal": [
-        ("encoder", "theirs.index(name) if name in theirs else alike", "alike")
+        ("encoder", "same.get(name, alike.get(_plain(name), -1))", "alike.get(_plain(name), -1)")
     ],
     "attention of the layer below": [("encoder", "captured[k - 1]", "captured[k - 2]")],
     "uniform map of the wrong stride": [("layer_maps", "m * teacher // student)", "(m - 1) * teacher // student + 1)")],
@@ -65,7 +65,7 @@ BUGS: dict[str, list[Change]] = {
         ("distiller", "decay_groups([self.student, self.objective],", "decay_groups([self],"),
     ],
     "teacher saved": [("distiller", 'if not k.startswith("teacher.")', "if k")],
-    "weights ignored": [("objective", "self.terms[name].weight * part", "part")],
+    "weights ignored": [("objective", "weights[name] * part", "part")],
     "metrics not reset": [("callback/metrics", "self.measured[who].reset()", "")],
     "agreement not reset": [("callback/metrics", "self.agreement.reset()", "")],
     "a word's second copy is hidden too": [
@@ -76,7 +76,7 @@ BUGS: dict[str, list[Change]] = {
     "the first text of a pair stays at its last variant": [
         ("data/augment/masked_lm", "[original | {column", "[made[-1] | {column")
     ],
-    "stop words change": [("data/augment/candidates", " and word.lower() not in STOP_WORDS", "")],
+    "stop words change": [("data/augment/candidates", " and word.lower() not in self.stop_words", "")],
     "words are kept with the probability": [("data/augment/masked_lm", "< probability", "> probability")],
     "draws without the seed": [
         ("data/augment/masked_lm", "default_rng([self.seed, row, number])", "default_rng([row, number])")
@@ -110,12 +110,14 @@ BUGS: dict[str, list[Change]] = {
     "the others keep their labels": [
         ("data/labelled", "return kept, Dataset(table.set_column", "return kept, Dataset(table) or (table.set_column")
     ],
-    "one answer for all correlates": [("callback/metrics", "if classes > 1 else", "if classes else")],
+    "one answer for all correlates": [
+        ("callback/metrics", "covariance / both.sqrt() if both else both", "covariance / both.sqrt()")
+    ],
     "padding is attended to in attention transfer": [("terms", ".masked_fill(hidden, -1e4)", "")],
     "padded queries count in attention transfer": [
         (
             "terms",
-            "rows = real_positions(batch) if self.valid_only else all_positions(batch)\n        hidden",
+            "rows = self.rows(batch)\n        hidden",
             "rows = all_positions(batch)\n        hidden",
         )
     ],
@@ -166,10 +168,19 @@ BUGS: dict[str, list[Change]] = {
     "names of labels make an architecture": [("run/artifact", ', "label2id": None', "")],
     "a card names a path": [("run/card", "command = without_paths(record.command)", "command = record.command")],
     "run.yaml goes to the hub": [("card", 'STAYS = ("run.yaml", ', "STAYS = (")],
-    "answers are averaged without their weights": [("teacher/answers", "weights=self.weights", "weights=None")],
+    "answers are averaged without their weights": [
+        ("teacher/answers", "np.average(_softmax(read), axis=0, weights=self.weights)", "_softmax(read).mean(0)")
+    ],
+    "averaged as logits": [("teacher/answers", "np.average(_softmax(read)", "np.average(_softmax(np.exp(read))")],
+    "the answer of the line before": [("teacher/answers", "answers[lines[text]].mean(0)", "answers[lines[text][0] - 1]")],
+    "answers beside stage teacher": [("run/answered", 'if who != "teacher"]', "if who]")],
     "the worst of a sweep goes to the hub": [("card", "max(scores)[1]", "min(scores)[1]")],
     "code beside a model is vouched for": [("manifest", " and file.suffix != CODE", "")],
     "a model's code names the package": [("run/portable", "from .\\1 import", "from kd_lightning.student.\\1 import")],
+    "LAMB's ratio for vectors too": [("optim/lamb", "if x.ndim > 1:", "if x.ndim > 0:")],
+    "LAMB's decay outside of the ratio": [
+        ("optim/lamb", "ours, theirs = x.norm(), update.norm()", "ours, theirs = x.norm(), mean.norm()")
+    ],
     "zero derived": [("student/adabert/architecture", ".softmax(-1)[:, :-1].max(-1)", ".softmax(-1).max(-1)")],
     "layer table by floor": [("method/adabert", "-(-layers * i // depth)", "layers * i // depth")],
     "a probe weighed by its loss": [("method/adabert", "[-F.cross_entropy(logits[rows]", "[F.cross_entropy(logits[rows]")],
@@ -206,7 +217,7 @@ def failures(changes: list[Change], options: list[str]) -> list[str]:
         copy = Path(folder, "copy")
         for name in ("kd_lightning", "tests", "conf", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "train.py"):
+        for name in ("pyproject.toml", "train.py", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, copy)
         plant(copy / "kd_lightning", changes)
         ignored = [*(f"--ignore={copy / name}" for name in SLOW), f"--deselect={OF_THE_TEXTS}"]

@@ -112,6 +112,23 @@ def test_the_stages_that_learn_from_a_teacher_alone_read_unlabelled_rows(scale):
     assert found == tinybert | {(method, "task") for method in ("bilstm", "cnn", "bow")}
 
 
+def _read_from(node, places: tuple[str, ...]):
+    """Every node below with a path that is one of these, as they are written."""
+    for value in node.values() if isinstance(node, dict) else ():
+        yield from _read_from(value, places)
+    if isinstance(node, dict) and node.get("path") in places:
+        yield node
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tokenizer_that_lies_elsewhere_reaches_all_that_reads_the_teacher(method):
+    cfg = OmegaConf.to_container(compose("train", [f"method={method}", "augment=masked_lm"]), resolve=False)
+    found = list(_read_from(cfg, ("${teacher.pretrained}", "${stages.teacher.path}")))
+    models = [node for node in found if node.get("_target_") != "kd_lightning.student.mobilebert.ib_bert"]
+    assert len(models) > 1
+    assert all(node["tokenizer"] == "${teacher.tokenizer}" for node in models)
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_makes_a_plan(experiment, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -227,9 +244,9 @@ def test_one_optimizer_for_all_stages_or_for_one():
     everywhere = compose("train", ["optim=lamb"]).stages
     once = compose("train", ["optim@stages.general.optim=lamb"]).stages
     kinds = {name: stage.optim.optimizer._target_ for name, stage in everywhere.items()}
-    assert set(kinds.values()) == {"timm.optim.Lamb"}
+    assert set(kinds.values()) == {"kd_lightning.optim.lamb.Lamb"}
     kinds = {name: stage.optim.optimizer._target_ for name, stage in once.items()}
-    assert [name for name, kind in kinds.items() if kind == "timm.optim.Lamb"] == ["general"]
+    assert [name for name, kind in kinds.items() if kind == "kd_lightning.optim.lamb.Lamb"] == ["general"]
 
 
 def test_a_part_of_a_student_is_chosen_as_a_group():

@@ -16,6 +16,7 @@ from kd_lightning.distiller import Distiller, check_precision, decay_groups
 from kd_lightning.finite import Finite
 from kd_lightning.losses import cosine_distance, kl_divergence
 from kd_lightning.method.finetune import MaskedLM
+from kd_lightning.reach import reached
 from kd_lightning.run.checkpoint import Whole, read
 from kd_lightning.terms import HardTargets, HiddenMatch, Projection, SoftTargets, masked_positions, real_positions
 from kd_lightning.views import Needs
@@ -93,6 +94,37 @@ def test_every_student_parameter_gets_a_finite_gradient_and_no_teacher_parameter
     assert not without
     assert all(bool(p.grad.isfinite().all()) for p in distiller.student.parameters())
     assert all(p.grad is None for p in distiller.teacher.parameters())
+
+
+def test_what_no_term_reads_is_in_no_optimizer_and_does_not_move(make_encoder, engine, fit, corpus_batch):
+    """The first of two layers is compared: the second and the head learn nothing."""
+    student, teacher = make_encoder(layers=2, seed=1), make_encoder(layers=4)
+    distiller = Distiller(terms={"hidden": HiddenMatch(1.0, layers=[[1, 2]])}, **engine(student, teacher, weight_decay=0.5))
+    before = {name: p.detach().clone() for name, p in student.named_parameters()}
+    trainer, _ = fit(distiller, [corpus_batch(), corpus_batch(seed=1)])
+    (optimizer,) = trainer.optimizers
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    learned = {name for name, p in student.named_parameters() if id(p) in held}
+    assert {name for name, p in student.named_parameters() if p.grad is not None} == learned
+    assert {name for name, p in student.named_parameters() if not torch.equal(p, before[name])} == learned
+    still = before.keys() - learned
+    assert {name.split(".")[1] for name in still} == {"bert", "cls"}
+    assert all(name.startswith(("model.bert.encoder.layer.1.", "model.cls.")) for name in still)
+    assert not [name for name in learned if name.startswith(("model.bert.encoder.layer.1.", "model.cls."))]
+
+
+def test_what_learns_is_found_without_a_random_number_and_without_waking_or_moving_the_student(make_encoder, engine):
+    student = make_encoder(layers=2, dropout=0.5)
+    student.model.bert.encoder.layer[0].train()
+    student.register_module("norm", torch.nn.BatchNorm1d(2))
+    modes, state, random = [m.training for m in student.modules()], copy.deepcopy(student.state_dict()), torch.get_rng_state()
+    needs = Needs(hidden=frozenset({1}))
+    read = reached(student, needs)
+    assert [m.training for m in student.modules()] == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in student.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.grad is None for p in student.parameters())
+    assert len(read) == len(list(student.model.bert.encoder.layer[0].parameters())) + 5  # and the embeddings'
 
 
 def test_what_a_teacher_shows_carries_no_graph(make, corpus_batch):

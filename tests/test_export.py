@@ -1,8 +1,13 @@
 """An exported student, run by onnxruntime and tokenizers themselves, against plain transformers, one text at a time."""
 
+import ast
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
+import venv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,30 +174,42 @@ def test_int8_is_smaller_and_refused_where_it_changes_too_much_and_the_export_be
     assert "int8" not in (folder / "README.md").read_text()
 
 
-SCRIPT = """
-import json, sys
-import numpy as np, onnxruntime
-from tokenizers import Tokenizer
-folder, texts = sys.argv[1], json.loads(sys.argv[2])
-rows = Tokenizer.from_file(f"{folder}/tokenizer.json").encode_batch(texts)
-inputs = {"input_ids": [r.ids for r in rows], "attention_mask": [r.attention_mask for r in rows],
-          "token_type_ids": [r.type_ids for r in rows]}
-logits, = onnxruntime.InferenceSession(f"{folder}/model.onnx").run(None, {n: np.array(v) for n, v in inputs.items()})
-labels = json.load(open(f"{folder}/export.json"))["labels"]
-print(json.dumps([labels[i] for i in logits.argmax(1)]))
-assert "torch" not in sys.modules and "transformers" not in sys.modules
-"""
+README = Path(__file__).parents[1] / "README.md"
+(SERVED,) = re.findall(r"<!-- serve -->\n```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ALONE = ("onnxruntime", "tokenizers", "numpy")
 
 
-def test_onnxruntime_and_tokenizers_alone_give_the_same_answers(made, run):
+@pytest.fixture
+def alone(tmp_path) -> Path:
+    """The Python of an environment that has these packages and not one more."""
+    folder = tmp_path / "alone"
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for package in ALONE:
+        found = importlib.metadata.distribution(package)
+        for name in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+            (site / name).symlink_to(found.locate_file(name))
+    return folder / "bin" / "python"
+
+
+def test_the_lines_of_the_readme_give_the_same_answers_without_pytorch(made, run, alone):
     folder, settings = made("bag of words")
     run(folder, settings)
     texts = [one for one, _ in TEXTS]
-    command = [sys.executable, "-c", SCRIPT, str(folder / "onnx"), json.dumps(texts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = SERVED.replace("artifacts/demo/docs_topic/tinybert/onnx", str(folder / "onnx"))
+    lines = re.sub(r"(?<=encode_batch\()\[.*?\](?=\))", lambda _: repr(texts), lines)
+    lines += (
+        "import sys; print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'transformers', 'kd_lightning'}))"
+    )
+    done = subprocess.run([alone, "-I", "-c", lines], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers, heavy = done.stdout.splitlines()
     expected = [LABELS[number] for number in plain(folder, [(text,) for text in texts], 12).argmax(1)]
-    assert json.loads(done.stdout) == expected
+    assert ast.literal_eval(answers) == expected
     assert len(set(expected)) > 1
+    assert heavy == "[]"
+    assert subprocess.run([alone, "-I", "-c", "import torch"], capture_output=True).returncode == 1
+    assert len([line for line in SERVED.splitlines() if line]) <= 12
 
 
 def test_openvino_answers_alike(made, run):

@@ -19,7 +19,7 @@ DEMO = BLOCKS[0].rpartition("&& .venv/bin/")[2].strip()
 LINES = [line.partition("  #")[0].strip() for block in BLOCKS[2:] for line in block.splitlines()]
 TRAIN = list(dict.fromkeys([DEMO, *(line for line in LINES if line.startswith("python train.py "))]))
 AFTER = [line for line in LINES if line.startswith("python -m ")]
-(SCRIPT,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+*_, SCRIPT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 NEEDED = {"kd_lightning.export": "onnxruntime", "kd_lightning.report": "matplotlib"}  # what is in an extra
 TINY = ["trainer.max_steps=4", "trainer.accelerator=cpu", "+trainer.limit_val_batches=2", "+trainer.limit_test_batches=2"]
 LITTLE = ["data.max_sequences=128", "data.held_out=0.01"]  # of the corpus

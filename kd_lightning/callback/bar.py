@@ -22,23 +22,22 @@ class Lines(ProgressBar):
         self.enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._say(trainer, pl_module, trainer.fit_loop.epoch_loop.batch_progress.current.completed)
+        self._say(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
         if time.monotonic() - self.since >= self.seconds:
-            self._say(trainer, pl_module, batch_idx + 1)
+            self._say(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._say(trainer, pl_module, trainer.fit_loop.epoch_loop.batch_progress.current.completed, trainer.current_epoch - 1)
+        self._say(trainer, pl_module)
 
-    def _say(self, trainer: L.Trainer, module: L.LightningModule, batch: int, epoch: int | None = None) -> None:
+    def _say(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.since = time.monotonic()
         if not self.enabled:
             return
         figures: dict[str, Any] = {name: v for name, v in self.get_metrics(trainer, module).items() if name != "v_num"}
         said = [f"{name}={float(value):.3g}" for name, value in figures.items()]
-        epoch = trainer.current_epoch if epoch is None else max(epoch, 0)
-        print(f"Epoch {epoch}: {batch}/{self.total_train_batches} batches", *said, sep=", ", flush=True)
+        print(f"{trainer.global_step}/{trainer.estimated_stepping_batches} updates", *said, sep=", ", flush=True)
 
 
 def bar(refresh_rate: int, seconds: float) -> ProgressBar:

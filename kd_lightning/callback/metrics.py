@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.aggregation import BaseAggregator
 
 from kd_lightning.terms import Rows
+from kd_lightning.together import summed
 from kd_lightning.views import Needs
 
 
@@ -55,6 +56,7 @@ class TeacherAndStudent(L.Callback):
 
     metrics: name -> factory of a torchmetrics Metric, the first one being the one that counts (retention, model choice);
     a factory that takes num_classes gets it from the student's spec. rows: which rows of a batch carry labels.
+    Several processes measure their own batches, and the metrics are those of all rows.
     retention: student over teacher in the first metric. agreement: share of rows where both choose the same class.
 
     The teacher runs once: its predictions are kept for the agreement of later epochs. A teacher that is no better than
@@ -152,8 +154,9 @@ class TeacherAndStudent(L.Callback):
     def _report(self, trainer: L.Trainer, split: str) -> None:
         values = self.teacher[split]
         trainer.print(f"The teacher's {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-        total = int(self.counts.sum())
-        if "accuracy" in values and total and values["accuracy"] <= (majority := int(self.counts.max()) / total) + 1e-6:
+        counts = summed(self.counts.to(trainer.strategy.root_device))
+        total = int(counts.sum())
+        if "accuracy" in values and total and values["accuracy"] <= (majority := int(counts.max()) / total) + 1e-6:
             rank_zero_warn(
                 f"The teacher's accuracy on {split} is {values['accuracy']:.3f}, no better than always saying the most "
                 f"frequent class ({majority:.3f}). It has nothing to teach here: was it fine-tuned on this task?"

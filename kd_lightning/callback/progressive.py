@@ -4,7 +4,11 @@ import time
 from bisect import bisect_right
 
 import lightning as L
+from lightning.pytorch.strategies import Strategy
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+
+from kd_lightning.reach import reached
 
 
 class Progressive(L.Callback):
@@ -38,15 +42,20 @@ class Progressive(L.Callback):
             raise ValueError(f"{updates} updates are too few for {phases} phases: give trainer.max_epochs or max_steps more.")
         self.starts = [updates * phase // phases for phase in range(phases + 1)]
         self.phase, self.since = -1, (trainer.global_step, time.perf_counter())
+        self.read = []  # of each phase
+        for pair in self.pairs:
+            _compare(pl_module, [pair])
+            self.read.append(reached(pl_module.student, pl_module.student_needs))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
         phase = bisect_right(self.starts, trainer.global_step) - 1
-        if phase != self.phase:
+        changed = phase != self.phase
+        if changed:
             self._report(trainer, self.phase)
             self.phase = phase
-            for number, block in enumerate(pl_module.student.blocks, start=1):
-                block.requires_grad_(self._share(number) > 0)
         _compare(pl_module, [self.pairs[phase]])
+        if changed:
+            self._enter(trainer.strategy, pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         start, end = self.starts[self.phase : self.phase + 2]
@@ -61,6 +70,16 @@ class Progressive(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._report(trainer, self.phase)
+
+    def _enter(self, strategy: Strategy, module: L.LightningModule) -> None:
+        """Let the phase's parameters learn and no others. Several processes that train together exchange the gradients of those
+        parameters that required one when they were wrapped, and so each phase is wrapped anew."""
+        for number, block in enumerate(module.student.blocks, start=1):
+            for parameter in block.parameters():
+                parameter.requires_grad_(self._share(number) > 0 and parameter in self.read[self.phase])
+        if isinstance(strategy.model, DistributedDataParallel):
+            strategy.model = module
+            strategy.configure_ddp()
 
     def _share(self, block: int) -> float:
         """The share of the rate that a block gets. A phase's own blocks are those above the pair of the phase before."""

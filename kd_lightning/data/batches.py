@@ -43,12 +43,15 @@ def spread(lengths: np.ndarray, count: int) -> np.ndarray:
 class Batches(Dataset):
     """Batch i of an epoch, collated with a generator of its own.
 
-    shared: several processes share them out, equally many to each, and the few left over are not trained on; otherwise
-    each process has them all.
+    plan: the numbers of each batch's rows. lengths: of all rows. training: processes that train together get equally many
+    batches each; otherwise, as many as there are.
     """
 
-    def __init__(self, plan: Sequence[np.ndarray], collate: Collate, seed: int, epoch: int, shared: bool) -> None:
-        self.plan, self.collate, self.seed, self.epoch, self.shared = plan, collate, seed, epoch, shared
+    def __init__(
+        self, plan: Sequence[np.ndarray], lengths: np.ndarray, collate: Collate, seed: int, epoch: int, training: bool
+    ) -> None:
+        self.plan, self.lengths, self.collate = list(plan), lengths, collate
+        self.seed, self.epoch, self.training = seed, epoch, training
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -58,13 +61,31 @@ class Batches(Dataset):
         generator = torch.Generator().manual_seed(int(state >> 1))
         return self.collate(self.plan[index], generator)
 
+    def shares(self, world: int) -> list[list[int]]:
+        """The batches of each process, in order. No row is in two of them, and every row in one.
+
+        In training the n-th batches of all processes are of like size, since each step waits for the largest of them, and the
+        largest batches are halved until there are equally many for each; where all are of one row, the last are left out of
+        the epoch. In validation each process has all of them where they are fewer than the processes.
+        """
+        plan, every = self.plan, list(range(len(self.plan)))
+        if not self.training or world == 1:
+            return [every[rank::world] if len(plan) >= world else every for rank in range(world)]
+        while len(plan) % world and len(largest := max(plan, key=len)) > 1:
+            place, half = next(i for i, rows in enumerate(plan) if rows is largest), len(largest) // 2
+            plan[place] = largest[:half]
+            plan.append(largest[half:])
+        sizes = [len(rows) * int(self.lengths[rows].max()) for rows in plan[: len(plan) // world * world]]
+        order = sorted(range(len(sizes)), key=sizes.__getitem__)
+        steps = sorted((order[i : i + world] for i in range(0, len(order), world)), key=min)
+        return [[step[rank] for step in steps] for rank in range(world)]
+
 
 class Turn(Sampler[int]):
-    """The batches of one process: every world-th, from its rank on. done(): how many of them this epoch has had already."""
+    """The batches of one process. done(): how many of them this epoch has had already."""
 
-    def __init__(self, batches: Batches, rank: int, world: int, done: Callable[[], int]) -> None:
-        everyone = range(len(batches) // world * world)
-        self.mine, self.done = everyone[rank::world], done
+    def __init__(self, batches: Sequence[int], done: Callable[[], int]) -> None:
+        self.mine, self.done = batches, done
 
     def __len__(self) -> int:
         return len(self.mine)
@@ -86,20 +107,22 @@ def loader(batches: Batches, workers: int, trainer: Trainer | None) -> Loader:
 
     Raises ValueError where there are fewer batches than processes.
     """
-    rank, world = (trainer.global_rank, trainer.world_size) if trainer and batches.shared else (0, 1)
+    rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
     sizes = [len(rows) for rows in batches.plan]
-    if len(sizes) < world:
+    if batches.training and len(sizes) < world:
         raise ValueError(
             f"{sum(sizes):,} rows in batches of {max(sizes, default=0)} are {len(sizes)} batches, too few for {world} "
             "processes. Lower data.batch_size, or use fewer processes."
         )
-    if (left := sum(sizes[len(sizes) // world * world :])) and rank == 0 and batches.epoch == 0:
+    shares = batches.shares(world)
+    left = sum(sizes) - sum(len(batches.plan[number]) for share in shares for number in share) if batches.training else 0
+    if left and rank == 0 and batches.epoch == 0:
         print(f"{world} processes have equally many batches, so {left:,} of {sum(sizes):,} rows are left out of an epoch.")
 
     def done() -> int:
-        return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and batches.shared else 0
+        return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and batches.training else 0
 
-    turn = Turn(batches, rank, world, done)
+    turn = Turn(shares[rank], done)
     own = torch.Generator()
     return Loader(batches, sampler=turn, batch_size=None, num_workers=workers, generator=own, worker_init_fn=_outlive_signals)
 
@@ -116,9 +139,10 @@ def training_batches(lengths: np.ndarray, collate: Collate, *, batch_size: int, 
     random = np.random.default_rng([seed, epoch])
     plan = by_length(lengths, random.permutation(len(lengths)), batch_size)
     random.shuffle(plan)
-    return Batches(plan, collate, seed, epoch, shared=True)
+    return Batches(plan, lengths, collate, seed, epoch, training=True)
 
 
 def validation_batches(lengths: np.ndarray, collate: Collate, *, batch_size: int, seed: int) -> Batches:
     """All rows once, the same batches every time."""
-    return Batches(by_length(lengths, np.arange(len(lengths)), batch_size), collate, seed, 0, shared=False)
+    plan = by_length(lengths, np.arange(len(lengths)), batch_size)
+    return Batches(plan, lengths, collate, seed, 0, training=False)

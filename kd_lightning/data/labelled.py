@@ -13,8 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from kd_lightning.data.batches import loader, spread, training_batches, validation_batches
+from kd_lightning.data.batches import Batches, loader, spread, training_batches, validation_batches
+from kd_lightning.data.formats import say
 from kd_lightning.data.tokens import TOKENS, encode, pad
+
+UNKNOWN = 0.1  # share of unknown tokens from which a tokenizer is suspected
 
 
 class Reader(Protocol):
@@ -124,7 +127,8 @@ class LabelledText(L.LightningDataModule):
     def every_row(self) -> tuple[DataLoader, pa.Table]:
         """All rows of all splits once, in batches, and their tokens in the order of `index`."""
         rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")[:]
-        return self._loader(list(self.splits), validation_batches), rows.select([n for n in TOKENS if n in rows.column_names])
+        batches = loader(self._batches(list(self.splits), validation_batches), self.workers, None)  # one process asks for all
+        return batches, rows.select([n for n in TOKENS if n in rows.column_names])
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Rows and tokens that an epoch trains on (train), that are validated on (val), and of all splits (all)."""
@@ -143,6 +147,9 @@ class LabelledText(L.LightningDataModule):
         return other
 
     def _loader(self, names: list[str], plan, **more) -> DataLoader:
+        return loader(self._batches(names, plan, **more), self.workers, self.trainer)
+
+    def _batches(self, names: list[str], plan, **more) -> Batches:
         numbers = self.numbers()
         index = np.concatenate([numbers[name] for name in names])
         data, labels = concatenate_datasets([self.splits[name] for name in names]), self.gold()[index]
@@ -156,8 +163,7 @@ class LabelledText(L.LightningDataModule):
             batch = pad(tokens, lengths[chosen], self.tokenizer.pad_token_id)
             return batch | {"labels": torch.from_numpy(labels[chosen]), "index": torch.from_numpy(index[chosen])}
 
-        batches = plan(lengths, collate, batch_size=self.batch_size, seed=self.seed, **more)
-        return loader(batches, self.workers, self.trainer)
+        return plan(lengths, collate, batch_size=self.batch_size, seed=self.seed, **more)
 
     def _tokenise(self) -> None:
         texts = [name for name in self.rows["train"].column_names if name != "label"]
@@ -176,6 +182,13 @@ class LabelledText(L.LightningDataModule):
             )
             for split, rows in self.rows.items()
         }
+        ids = [part.flatten().to_numpy() for part in self.splits["train"].with_format("arrow")["input_ids"].chunks]
+        share = sum(np.count_nonzero(part == self.tokenizer.unk_token_id) for part in ids) / max(1, sum(map(len, ids)))
+        if share > UNKNOWN:
+            say(
+                f"Of the training texts' tokens {share:.0%} are {self.tokenizer.unk_token}, the same to a network: is this "
+                "tokenizer made for their language, and the model's own (teacher.tokenizer=)?"
+            )
 
 
 def draw_labelled(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:

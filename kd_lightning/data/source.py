@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetsError
 from kd_lightning.data import docs
 from kd_lightning.data.files import Row, Rows, endings, format_of, readable, stamp, unreadable
 from kd_lightning.data.formats import FORMATS, TEXT, lines, say
+from kd_lightning.data.long_text import pieces
 from kd_lightning.data.rows import closest, missing
 
 READERS: dict[str, Callable[[str], Rows]] = {TEXT: partial(lines, columns=["text"]), **FORMATS}
@@ -95,6 +96,18 @@ def texts(file: str) -> Iterator[str]:
         yield text
     if without:
         say(f"{file}: {without:,} rows have no text and are left out.")
+
+
+def all_texts(source: str | list[str] | None, cache: str) -> Iterator[str]:
+    """The texts of a corpus one after the other, a long one in pieces; nothing is kept of them. None or []: there is none."""
+    names = locate(source, cache) if source else []
+    if names:
+        check(names)
+    if from_hub(names):
+        found = (row["text"] or "" for row in _of_hub(load_dataset, names[0], split="train", streaming=True))
+    else:
+        found = (text for name in names for text in texts(name))
+    return (piece for text in found for piece in pieces(text))
 
 
 @functools.cache

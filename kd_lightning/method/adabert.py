@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from kd_lightning.distiller import Distiller, decay_groups
 from kd_lightning.losses import soft_cross_entropy
 from kd_lightning.student.adabert.search import Draw, costs, efficiency
 from kd_lightning.terms import HardTargets, SoftTargets, Term, examples, labelled_examples
+from kd_lightning.together import processes, summed
 from kd_lightning.views import Batch, Needs, Spec, View
 
 
@@ -52,6 +54,9 @@ class ProbeMatch(Term):
             linears = (nn.Linear(student.hidden, len(student.labels)) for _ in range(depth + 1))
             self.linears[str(depth)] = nn.ModuleList(linears)
         self.needs = (Needs(hidden=frozenset(range(student.layers + 1))), Needs(probes=True))
+
+    def count(self, batch: Batch) -> int:
+        return len(batch["input_ids"])
 
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         real, depth = batch["attention_mask"][..., None], max(student.hidden)
@@ -141,8 +146,33 @@ class Search(AdaBERT):
         self.relaxation = 1.0  # an annealing callback changes it
         self.resting = False  # without a trainer; each batch says
 
+    def read(self) -> set[nn.Parameter]:
+        return set(self.student.parameters())  # any of them may be drawn
+
+    def on_fit_start(self) -> None:
+        """A step has gradients of what it has drawn, which DistributedDataParallel cannot know beforehand: it averages none
+        here, and `on_after_backward` does."""
+        super().on_fit_start()
+        if isinstance(self.trainer.model, DistributedDataParallel):
+            self.trainer.model.require_backward_grad_sync = False
+
+    def on_after_backward(self) -> None:
+        if processes() > 1:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = summed(parameter.grad) / processes()
+
+    def _draw(self) -> Draw:
+        """The same in all processes that train together."""
+        if processes() == 1:
+            return self.student.choice.draw(self.relaxation)
+        seed = summed(torch.randint(2**31, (), device=self.device))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(seed))
+            return self.student.choice.draw(self.relaxation)
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        draw = self.student.choice.draw(self.relaxation)
+        draw = self._draw()
         if self.resting:
             draw = draw.detach()
         price = efficiency(draw, self.cost)
@@ -159,12 +189,12 @@ class Search(AdaBERT):
         with torch.no_grad():
             teacher = self.teacher(batch, self.teacher_needs)
         shown, drawn = self.student.body(batch, draw), int(draw.depth.argmax())
-        loss, parts = self.objective(shown[drawn], teacher, batch)
+        loss, parts, weights = *self.objective(shown[drawn], teacher, batch), self.objective.weights(batch)
         if self.resting:
             return loss, parts
-        compared = [term for name, term in self.objective.terms.items() if name in ("gold", "soft")]
+        compared = [(term, weights[name]) for name, term in self.objective.terms.items() if name in ("gold", "soft")]
         with torch.no_grad():
-            by_depth = [sum(term.weight * term(student, teacher, batch) for term in compared) for student in shown]
+            by_depth = [sum(weight * term(student, teacher, batch) for term, weight in compared) for student in shown]
             losses = torch.stack([torch.as_tensor(found, device=loss.device) for found in by_depth])  # [K]
         return loss + (draw.depth * losses).sum() - losses[drawn], parts
 

@@ -80,9 +80,9 @@ class LayerTransfer(Distiller):
     """
 
     def __init__(self, *, transfer: Transfer, student: nn.Module, **engine) -> None:
-        super().__init__(terms=transfer(1 / student.spec.layers), student=student, **engine)
         student.requires_grad_(False)
         student.blocks.requires_grad_(True)
+        super().__init__(terms=transfer(1 / student.spec.layers), student=student, **engine)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Each group holds the number of its block."""

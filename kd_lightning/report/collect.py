@@ -4,16 +4,14 @@ Scores, predictions and their checks are those of `kd_lightning.run.results`, an
 no figure is computed twice. Whatever is read may be a stranger's: it is data, and only shown.
 """
 
-import csv
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -23,15 +21,14 @@ from kd_lightning.compare import compare, find
 from kd_lightning.manifest import check
 from kd_lightning.run.configuration import prepared
 from kd_lightning.run.identity import DATA, MACHINE, MODELS, PARTS
-from kd_lightning.run.mistake import CONF
-from kd_lightning.run.record import AGAIN, FILE, Record, read, read_settings
+from kd_lightning.run.mistake import composing
+from kd_lightning.run.reading import Curve, curves
+from kd_lightning.run.record import FILE, Record, read, read_settings
 from kd_lightning.run.results import Result
 from kd_lightning.run.sweep import ABOUT, FOUND, gather
 from kd_lightning.run.sweep import FILE as RESULT
 
-MOST = 50_000_000  # bytes of a file of curves
 UNSAID = (*MACHINE, *MODELS, *DATA)  # settings that say where, and not how
-Curve = list[tuple[float, float]]  # steps and values
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def material(paths: Sequence[Path]) -> Material:
 def stage(folder: Path) -> Stage:
     check(folder)
     record = read(folder)
-    return Stage(folder, record, changed(read_settings(folder), record), curves(folder.with_name(f"{folder.name}.run")))
+    return Stage(folder, record, changed(read_settings(folder), record), curves(folder))
 
 
 def in_order(stages: list[Stage]) -> list[Stage]:
@@ -109,25 +106,6 @@ def in_order(stages: list[Stage]) -> list[Stage]:
     return list(ordered.values())
 
 
-def curves(folder: Path) -> dict[str, Curve]:
-    """What the CSV logger kept in this folder; nothing where it kept nothing."""
-    file = folder / "metrics.csv"
-    if not file.is_file():
-        return {}
-    if file.stat().st_size > MOST:
-        raise ValueError(f"{file} has more than {MOST:,} bytes. {AGAIN}")
-    found: dict[str, Curve] = {}
-    with file.open(newline="", encoding="utf-8", errors="replace") as opened:
-        try:
-            for row in csv.DictReader(opened):
-                for name in (name for name, cell in row.items() if name not in ("step", "epoch") and cell):
-                    if math.isfinite(value := float(row[name])):
-                        found.setdefault(name, []).append((float(row["step"]), value))
-        except (csv.Error, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} cannot be read as rows with a step and numbers. {AGAIN}") from error
-    return found
-
-
 def changed(settings: dict[str, Any], record: Record) -> dict[str, str] | None:
     """Of what the training read, the settings that are not those of this method, scale and task with nothing else said."""
     default = _default(record.method, record.scale, record.task and record.task.name, record.stage)
@@ -139,7 +117,7 @@ def changed(settings: dict[str, Any], record: Record) -> dict[str, str] | None:
 
 @cache
 def _default(method: str, scale: str, task: str | None, stage: str) -> dict[str, Any] | None:
-    with nullcontext() if GlobalHydra.instance().is_initialized() else initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         loader = GlobalHydra.instance().config_loader()
         choices = {"method": method, "scale": scale} | ({} if task is None else {"task": task})
         if any(name not in loader.get_group_options(group) for group, name in choices.items()):

@@ -75,15 +75,6 @@ def distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (student.softmax(-1) - teacher.softmax(-1)).abs().sum(-1) / 2
 
 
-def front(points: list[tuple[float, float]]) -> list[int]:
-    """The places of those that no other beats: (cost, score), where a low cost and a high score are good."""
-    return [
-        place
-        for place, (cost, score) in enumerate(points)
-        if not any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
-    ]
-
-
 def pairs(results: list[Result]) -> list[Pair]:
     """Every two results of the same rows, as `kd_lightning.run.results` compares them."""
     found = differences(results)

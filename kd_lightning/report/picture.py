@@ -16,8 +16,9 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from kd_lightning.report.collect import Curve
-from kd_lightning.report.measure import Bin, front
+from kd_lightning.report.measure import Bin
+from kd_lightning.run.choice import Candidate, front
+from kd_lightning.run.reading import Curve
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b6b6b"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -74,19 +75,19 @@ def curve(title: str, lines: dict[str, Curve]) -> str:
     return result[0]
 
 
-def pareto(points: list[tuple[str, float, float]], cost: str, score: str) -> str:
-    """points: (name, cost, score) of each model."""
-    best = sorted(front([(x, y) for _, x, y in points]), key=lambda place: points[place][1])
+def pareto(points: list[Candidate], cost: str, score: str) -> str:
+    """cost, score: what they are, with the unit."""
+    best = front(points)
     with _drawn(f"{score} against {cost}", height=3.6) as (axes, result):
-        line = [points[place][1:] for place in best]
-        axes.step(*zip(*line, strict=True), where="post", color=GREY, linestyle="--", zorder=1)
-        for place, (_, x, y) in enumerate(points):
-            on_front = place in best
-            axes.scatter(x, y, s=45, color=BLUE if on_front else ORANGE, marker="o" if on_front else "X", zorder=2)
+        axes.step([one.cost for one in best], [one.score for one in best], where="post", color=GREY, linestyle="--", zorder=1)
+        for one in points:
+            unbeaten = one in best
+            axes.scatter(
+                one.cost, one.score, s=45, color=BLUE if unbeaten else ORANGE, marker="o" if unbeaten else "X", zorder=2
+            )
         middle = sum(axes.get_xlim()) / 2
-        named = points if len(points) <= 6 else [points[place] for place in best]  # more would overlap; the table has all
-        for name, x, y in named:
-            left = x > middle
+        for name, x, y in [(one.name, one.cost, one.score) for one in (points if len(points) <= 6 else best)]:
+            left = x > middle  # the names of more would overlap; the table has all
             axes.annotate(
                 short(name), (x, y), xytext=(-7 if left else 7, 6), textcoords="offset points", ha="right" if left else "left"
             )
@@ -98,21 +99,35 @@ def pareto(points: list[tuple[str, float, float]], cost: str, score: str) -> str
 
 def confusion(title: str, counts: Tensor, labels: list[str]) -> str:
     """counts: [C, C]; shares of each row as colour, counts as numbers."""
-    size = len(labels)
-    side = min(7.0, 2.6 + 0.4 * size)
-    with _drawn(title, side, side) as (axes, result):
-        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        axes.imshow(shares.numpy(), cmap="cividis", vmin=0, vmax=1)
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    names = [short(label, 18) for label in labels]
+    return _grid(title, shares, [[str(int(cell)) for cell in row] for row in counts], (names, "right"), (names, "answered"))
+
+
+def layers(title: str, distances: Tensor) -> str:
+    """distances: [student's layers, teacher's], 0 to 1; the darker, the nearer."""
+    rows, columns = ([str(number) for number in range(size)] for size in distances.shape)
+    cells = [[f"{float(cell):.2f}" for cell in row] for row in distances]
+    return _grid(title, distances, cells, (rows, "student's layer"), (columns, "teacher's layer"))
+
+
+def _grid(
+    title: str, shades: Tensor, cells: list[list[str]], rows: tuple[list[str], str], columns: tuple[list[str], str]
+) -> str:
+    """shades: [R, C], 0 (dark) to 1. rows, columns: the names of each, and what they are."""
+    width, height = (min(7.0, 2.6 + 0.4 * len(names)) for names, _ in (columns, rows))
+    with _drawn(title, width, height) as (axes, result):
+        axes.imshow(shades.numpy(), cmap="cividis", vmin=0, vmax=1)
         axes.grid(False)
-        names = [short(label, 18) for label in labels]
-        axes.set_xticks(range(size), names, rotation=90 if size > 3 else 0)
-        axes.set_yticks(range(size), names)
-        axes.set_xlabel("answered")
-        axes.set_ylabel("right")
-        for row in range(size):
-            for column in range(size):
-                colour = "black" if shares[row, column] > 0.5 else "white"
-                axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=8)
+        upright = max(map(len, columns[0])) <= 2 or len(columns[0]) <= 3
+        axes.set_xticks(range(len(columns[0])), columns[0], rotation=0 if upright else 90)
+        axes.set_yticks(range(len(rows[0])), rows[0])
+        axes.set_xlabel(columns[1])
+        axes.set_ylabel(rows[1])
+        for row, line in enumerate(cells):
+            for column, cell in enumerate(line):
+                colour = "black" if shades[row, column] > 0.5 else "white"
+                axes.text(column, row, cell, ha="center", va="center", color=colour, fontsize=8)
     return result[0]
 
 

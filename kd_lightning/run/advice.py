@@ -4,14 +4,12 @@ Everything is read from files: metrics.json, run.yaml and predictions.parquet of
 They may be a stranger's. Nothing in them is used as a path, and what is quoted of them is made printable.
 """
 
-import csv
-import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from kd_lightning.run import reading
-from kd_lightning.run.record import AGAIN, label_budget
+from kd_lightning.run.record import label_budget
 from kd_lightning.run.results import Result, differences, teacher_of, teacher_scores
 from kd_lightning.run.shown import printable
 
@@ -160,7 +158,7 @@ def _longer(result: Result) -> str:
     trainer, curve = f"stages.{result.record.stage}.trainer", _curve(result.folders[0], result.record.metric)
     if not curve:
         return f"train longer: {_again(f'{trainer}.max_epochs=20')}"
-    return f"train twice as long: {_again(f'{trainer}.max_epochs=-1', f'{trainer}.max_steps={2 * (curve[-1][0] + 1)}')}"
+    return f"train twice as long: {_again(f'{trainer}.max_epochs=-1', f'{trainer}.max_steps={2 * (int(curve[-1][0]) + 1)}')}"
 
 
 def _again(*settings: str) -> str:
@@ -168,21 +166,11 @@ def _again(*settings: str) -> str:
     return f"run its command again with {' '.join(map(shlex.quote, settings))}."
 
 
-def _curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """(updates so far less one, score) of each validation in training. Empty where the run's files are not beside the artifact.
+def _curve(folder: Path, metric: str) -> reading.Curve:
+    """(updates so far less one, score) of each validation in training.
 
-    The last line is left out: after training the weights that are kept are measured once more. Of a search too nothing is
-    said, whose length also sets how fast its temperature falls.
+    The last one is left out: after training the weights that are kept are measured once more. Of a search too nothing is said,
+    whose length also sets how fast its temperature falls.
     """
-    file = folder.with_name(f"{folder.name}.run") / "metrics.csv"
-    if not file.is_file():
-        return []
-    try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            rows = [row for row in csv.DictReader(opened) if row.get(metric)]
-        found = [(int(row["step"]), float(row[metric])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ValueError(f"{file} cannot be read as a table with a step and a {metric} in each line. {AGAIN}") from error
-    if any(name and name.startswith("search/") for row in rows[:1] for name in row):
-        return []
-    return [(step, score) for step, score in found[:-1] if math.isfinite(score)]
+    found = reading.curves(folder)
+    return [] if any(name.startswith("search/") for name in found) else found.get(metric, [])[:-1]

@@ -20,11 +20,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 from kd_lightning import manifest
 from kd_lightning.keep import replace
 from kd_lightning.run import card
+from kd_lightning.run.answered import files
 from kd_lightning.run.portable import add_code
 from kd_lightning.run.record import METRICS, Record, Task
 from kd_lightning.run.results import collect, column
 from kd_lightning.run.shown import printable
 from kd_lightning.run.timing import times
+from kd_lightning.together import summed
 
 
 def parameters(model: nn.Module) -> int:
@@ -106,15 +108,14 @@ def load(folder: str | Path) -> PreTrainedModel:
     return auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
-def in_row_order(batches: Iterable[Tensor], plan: Iterable[Iterable[int]]) -> Tensor:
-    """[N, ...] of all batches, by the number of the row; one batch is held at a time. plan: the row numbers of each batch, each
-    of 0 to N - 1 once."""
-    plan = [torch.as_tensor(rows) for rows in plan]
+def in_row_order(batches: Iterable[Tensor], plan: Iterable[Iterable[int]], rows: int) -> Tensor:
+    """[rows, ...] of all batches, by the number of the row; one batch is held at a time. plan: the row numbers of each batch,
+    each once; a row that is in none stays 0."""
     found = torch.empty(0)
-    for rows, batch in zip(plan, batches, strict=True):
+    for numbers, batch in zip(plan, batches, strict=True):
         if not len(found):
-            found = batch.new_empty(sum(map(len, plan)), *batch.shape[1:])
-        found[rows] = batch
+            found = batch.new_zeros(rows, *batch.shape[1:])
+        found[torch.as_tensor(numbers)] = batch
     return found
 
 
@@ -139,9 +140,14 @@ def predict(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningD
     if not (distiller.student.spec.labels and distiller.student_needs.logits):
         return None
     loader = data.val_dataloader()
-    batches = trainer.predict(distiller, loader)
-    plan = loader.dataset.plan
-    columns = {name: column(in_row_order((batch.pop(name).cpu() for batch in batches), plan)) for name in [*batches[0]]}
+    batches, plan = trainer.predict(distiller, loader), loader.dataset.plan
+    mine, rows = [plan[number] for number in loader.sampler.mine], sum(map(len, plan))
+
+    def whole(name: str) -> Tensor:
+        own = in_row_order((batch.pop(name).cpu() for batch in batches), mine, rows)
+        return summed(own.to(trainer.strategy.root_device)).cpu() if len(mine) < len(plan) else own  # of several processes
+
+    columns = {name: column(whole(name)) for name in [*batches[0]]}
     return pa.table({"row": range(len(columns["label"])), **columns})
 
 
@@ -171,7 +177,8 @@ def record(cfg: DictConfig, command: str, labels: Sequence[str]) -> Record:
     """What run.yaml says of a stage. labels: the student's, where the task learns its own from the rows."""
     known = {name: cfg[name] for name in ("name", "identity", "setting", "method", "stage", "scale", "seed", "metric")}
     task = cfg.task and Task(**OmegaConf.to_container(cfg.task) | {"labels": list(labels)})
-    teacher = cfg.networks.teacher and str(cfg.networks.teacher.path)
+    answers = ", ".join(Path(file).name for file in files(cfg))
+    teacher = f"answers in {answers}" if answers else cfg.networks.teacher and str(cfg.networks.teacher.path)
     return Record(**known, task=task, teacher=teacher, starts_from=dict(cfg.starts_from), command=printable(command))
 
 

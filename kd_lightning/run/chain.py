@@ -17,6 +17,7 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.run import record, start
+from kd_lightning.run.answered import files
 from kd_lightning.run.configuration import named, prepared, refuse_added, usual
 from kd_lightning.run.identity import ARTIFACT, Settings, digest, settings, without_seeds
 from kd_lightning.run.naming import differences, file_name
@@ -129,6 +130,9 @@ def _given(cfg: DictConfig, target: str) -> tuple[dict[str, str], list[str]]:
     first = {who: cfg.stages[who].path for name in reached for who in cfg.stages[name].starts_from}
     given = {who: str(path) for who, path in first.items() if path is not None}
     left_out = {name for who in given for name in _before(cfg, who)} - set(given) - set(reached)
+    answers = sorted({file for name in reached for file in files(cfg.stages[name])})
+    if cfg.teacher.answers is not None and not answers:
+        raise ValueError(f"teacher.answers: what runs is {', '.join(reached)}, and none of them learns from a task's teacher.")
     said = {"teacher.path": cfg.teacher.path, "student.path": cfg.student.get("path")}
     said |= {f"stages.{name}.path": cfg.stages[name].path for name in cfg.stages}
     read = {path for name in reached for path in _strings(cfg.stages[name].networks)}
@@ -136,7 +140,7 @@ def _given(cfg: DictConfig, target: str) -> tuple[dict[str, str], list[str]]:
         if path is not None and path not in read:
             why = "it stands for that very stage" if word == f"stages.{target}.path" else "none of them starts from it"
             raise ValueError(f"{word}={path}: what runs is {', '.join(reached)}, and {why}.")
-    return given, sorted(left_out)
+    return given | ({"teacher": f"answers in {', '.join(answers)}"} if answers else {}), sorted(left_out)
 
 
 def _settle(cfg: DictConfig, target: str, seed: int) -> dict[str, Settled]:

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kd_lightning.run import start
+from kd_lightning.run.answered import by_answers
 from kd_lightning.run.mistake import unknown
 
 SAID = ("trainer", "optim", "data")  # what is said of these at the root is said of every stage
@@ -21,6 +22,7 @@ def prepared(cfg: DictConfig) -> DictConfig:
         cfg.teacher.pretrained = str(instantiate(cfg.teacher.pretrained))
     if "starts" in cfg:
         cfg.start, _ = start.chosen(cfg)
+    by_answers(cfg)
     names = list(cfg.stages)
     if strays := [name for name in names if "distiller" not in cfg.stages[name]]:
         raise ValueError(

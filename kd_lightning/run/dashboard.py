@@ -60,7 +60,8 @@ def _log(run: Any, sizes: dict, tables: dict, answers: dict, labels: Sequence[st
 
 def _end(cfg: DictConfig, metrics: Mapping[str, float]) -> tuple[dict[str, float], validation.Table]:
     """Parameters, megabytes and milliseconds of the student; and a table of both networks, with their scores too."""
-    folders = {"student": cfg.artifact} | ({"teacher": cfg.networks.teacher.path} if cfg.networks.teacher else {})
+    teacher = (cfg.networks.teacher or {}).get("path")  # of answers there is no network
+    folders = {"student": cfg.artifact} | ({"teacher": teacher} if teacher else {})
     models = {who: load(folder) for who, folder in folders.items()}
     times = dict(zip(models, latency(list(models.values()), min(64, cfg.data.max_length)), strict=True))
     keys = sorted({key.replace("/student/", "/") for key in metrics if "/student/" in key})

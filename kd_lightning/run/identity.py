@@ -19,7 +19,7 @@ from kd_lightning.run import record
 
 PARTS = ("seed", "start", "networks", "distiller", "data", "optim", "trainer", "callback", "metric", "keep", "export_dtype")
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "cache", "workers", "progress")
-MODELS, DATA = ("path",), ("source", "file", "files", "vectors", "hub")  # settings that name something outside
+MODELS, DATA = ("path", "tokenizer"), ("source", "file", "files", "vectors", "hub")  # settings that name something outside
 SEEDS = ("seed", "random_seed")
 LARGE = 1 << 30  # bytes; above, a file counts by size and time
 UNREAD = ("README.md", "metrics.json", "predictions.parquet", manifest.FILE, record.FILE)  # of a folder: these make no model
@@ -50,7 +50,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, _content(value, "model" if last in MODELS else "dataset")
     elif isinstance(value, dict):
         if isinstance(value.get("root"), str):  # of a local copy of GLUE the task's own folder counts, and the hub does not
-            value = {key: inner for key, inner in value.items() if key not in ("hub", "hub_splits", "hub_text")}
+            value = {key: inner for key, inner in value.items() if not key.startswith("hub")}
             value["root"] = _content(str(Path(value["root"], value["folder"])), "dataset")
         for key, inner in value.items():
             yield from _leaves(f"{name}.{key}", inner)

@@ -5,13 +5,19 @@ other time there is nothing to save, and the run stops at once. The status is th
 """
 
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+from kd_lightning.run.typed import program, torchrun
+
+LOST = re.compile("gloo|nccl|connection (closed|reset|refused)|socket|broken pipe", re.I)  # what is said of a lost process
 SLURM = "SLURM_JOB_ID"  # in the environment of a job
 REQUEUED = "SLURM_RESTART_COUNT"  # in that of one which was queued again
 AGAIN = 1.0  # seconds; launchers send a signal twice in less, people do not
@@ -69,19 +75,33 @@ def say(stopped: Interrupted) -> None:
     """
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         return
-    why = f"train.py: stopped by {signal.Signals(stopped.number).name}."
+    why = f"{program()[-1]}: stopped by {signal.Signals(stopped.number).name}."
     if stopped.number == signal.SIGUSR1:
         print(f"{why} {_requeue()}", file=sys.stderr)
     else:
         print(f"{why} This goes on where it stopped: {_command()}", file=sys.stderr)
 
 
+@contextmanager
+def others() -> Iterator[None]:
+    """Says in a sentence, as a ValueError, that another of the processes that train together is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "WORLD_SIZE" not in os.environ or not LOST.search(str(error)):
+            raise
+        raise ValueError(
+            "another process of this run has ended, and said why if it could. When that is mended, this goes on where it "
+            f"stopped: {_command()}"
+        ) from error
+
+
 def _command() -> str:
     given = [word for word in sys.argv[1:] if not word.startswith("ckpt_path=")]
-    launcher = ["python"]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        launcher = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
-    return shlex.join([*launcher, "train.py", *given, "ckpt_path=last"])
+    began = torchrun(os.environ["LOCAL_WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else program()
+    if (nodes := int(os.environ.get("GROUP_WORLD_SIZE", 1))) > 1 and began[0] == "torchrun":  # on each of them
+        began[2:2] = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={os.environ['MASTER_ADDR']}"]
+    return shlex.join([*began, *given, "ckpt_path=last"])
 
 
 def _requeue() -> str:

@@ -5,7 +5,7 @@ import re
 from kd_lightning.run.identity import DATA, MODELS, Settings
 
 MOST = 4  # words of a stage
-UNTOLD = ("reader", "metrics", "labels")  # settings whose differences make no words
+UNTOLD = ("reader", "corpus", "metrics", "labels")  # settings whose differences make no words
 
 
 def differences(flat: Settings, default: Settings) -> dict[str, str]:

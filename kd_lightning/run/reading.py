@@ -1,7 +1,9 @@
 """An artifact read back. It may be a stranger's or half of one: every file is looked at before anything loads it, and what is
 wrong is said with the file's name. Nothing in it is run: no code of a model's folder, no pickle."""
 
+import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from kd_lightning.run.artifact import load
 from kd_lightning.run.record import Record, read
 from kd_lightning.run.shown import printable
 
+MOST = 50_000_000  # bytes of a file of curves
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+Curve = list[tuple[float, float]]  # steps and values
 UNLOADABLE = (
     ImportError,
     OSError,
@@ -96,6 +100,25 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except UNLOADABLE as error:
         raise ValueError(f"{folder}: its tokenizer cannot be loaded ({_said(error)}). {AGAIN}") from error
+
+
+def curves(folder: Path) -> dict[str, Curve]:
+    """What was logged while the artifact was made, by its name; nothing where the run's files are not beside it."""
+    file = folder.with_name(f"{folder.name}.run") / "metrics.csv"
+    if not file.is_file():
+        return {}
+    if file.stat().st_size > MOST:
+        raise ValueError(f"{file} has more than {MOST:,} bytes. {AGAIN}")
+    found: dict[str, Curve] = {}
+    with file.open(newline="", encoding="utf-8", errors="replace") as opened:
+        try:
+            for row in csv.DictReader(opened):
+                for name in (name for name, cell in row.items() if name not in ("step", "epoch") and cell):
+                    if math.isfinite(value := float(row[name])):
+                        found.setdefault(name, []).append((float(row["step"]), value))
+        except (csv.Error, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} cannot be read as rows with a step and numbers. {AGAIN}") from error
+    return found
 
 
 def _json(file: Path) -> dict[str, Any]:

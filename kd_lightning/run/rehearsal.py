@@ -14,11 +14,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.distiller import check_precision
 from kd_lightning.run.artifact import export
 from kd_lightning.run.chain import replaced
 from kd_lightning.run.leftover import scratch
-from kd_lightning.run.stage import build, native_precision, quiet, store
+from kd_lightning.run.stage import build, precision, quiet, store
 from kd_lightning.teacher.stored import StoredTeacher
 
 STEPS = 4  # that are taken; the first only warms up
@@ -69,12 +68,10 @@ def estimate(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDat
     if updates <= SHORT or int(os.environ.get("WORLD_SIZE", 1)) > 1:  # one of several processes cannot train alone
         return Estimate(rows, tokens, updates, None, None)
     sample, clock = data.sample(ROWS), Clock()
-    precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
-    check_precision(precision)
     trainer = L.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
-        precision=precision,
+        precision=precision(cfg.trainer.precision),
         max_steps=STEPS,
         limit_val_batches=STEPS,
         num_sanity_val_steps=STEPS,

@@ -74,12 +74,12 @@ def show_table(chain: Plan) -> Found:
     """
     own = [run for run in chain.runs if run.setting == chain.setting]
     cfg = own[0]
-    teacher = cfg.networks.teacher and cfg.networks.teacher.path
+    taught, teacher = cfg.networks.teacher is not None, (cfg.networks.teacher or {}).get("path")
     others = [run for run in chain.runs if run.setting != chain.setting and run.metric == cfg.metric]
     others = [run for run in others if run.stage != "teacher" and run.artifact != teacher]
     results = collect(run.artifact for run in [*own, *others])
     file, made_of = Path(cfg.artifact) / KEPT, [run.identity for run in [*own, *others]]
-    shown = kept(file, made_of, len(results) + (teacher is not None))
+    shown = kept(file, made_of, len(results) + taught)
     if shown is None:
         shown = measured(cfg, results, teacher)
         with suppress(OSError):  # an artifact that can only be read has its table shown and no more
@@ -89,7 +89,7 @@ def show_table(chain: Plan) -> Found:
     show(shown.rows, shown.caption)
     for line in shown.lines:
         console.print(printable(line), highlight=False, soft_wrap=True)
-    students = shown.rows[teacher is not None :]
+    students = shown.rows[taught:]
     if cfg.budget_ms is not None:
         score = cfg.metric.rpartition("/")[2]
         timed = [row for row in students if row.get("ms") and row.get(score)]
@@ -125,21 +125,23 @@ def kept(file: Path, made_of: list[str], models: int) -> Shown | None:
 
 
 def measured(cfg: DictConfig, results: list[Result], teacher: str | None) -> Shown:
-    """cfg: of the student. results: it, and then what it is compared with."""
+    """cfg: of the student. results: it, and then what it is compared with. teacher: None where there is no network of one."""
     seeds = len(results[0].folders)
     keys, name = (cfg.metric, cfg.metric.replace("val/", "test/")), cfg.metric.rpartition("/")[2]
     rows = [(result.name, str(result.folders[0]), *map(result.scores, keys)) for result in results]
     known = [*results, *(collect([teacher]) if teacher and (Path(teacher) / FILE).is_file() else [])]
-    if teacher is not None:
+    if cfg.networks.teacher is not None:
         rows.insert(0, ("teacher", teacher, *(teacher_scores(results[0], known, key)[:1] for key in keys)))
     length = min(64, cfg.data.max_length)
-    models = [load(folder) for _, folder, _, _ in rows]
-    times = latency(models, length)
-    nothing = teacher is None or name.endswith("loss")  # is retained of a loss, or without a teacher
+    models = {folder: load(folder) for _, folder, _, _ in rows if folder is not None}
+    times = dict(zip(models, latency(list(models.values()), length), strict=True))
+    slow = times.get(rows[0][1])
+    nothing = cfg.networks.teacher is None or name.endswith("loss")  # is retained of a loss, or without a teacher
     reference = 0.0 if nothing else statistics.fmean(rows[0][2] or [0.0])
     table = []
-    for (model_name, folder, scores, tests), model, time in zip(rows, models, times, strict=True):
-        size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
+    for model_name, folder, scores, tests in rows:
+        model, time = models.get(folder), times.get(folder)
+        size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6 if folder else None
         table.append(
             {
                 "model": model_name,
@@ -147,11 +149,11 @@ def measured(cfg: DictConfig, results: list[Result], teacher: str | None) -> Sho
                 **({"median": f"{statistics.median(scores):.4f}" if scores else ""} if seeds > 1 else {}),
                 f"{name} (test)": mean_and_deviation(tests),
                 "retention": f"{statistics.fmean(scores) / reference:.4f}" if scores and reference else "",
-                "parameters": f"{parameters(model) / 1e6:.2f}M",
-                "MB": f"{size:.1f}",
-                "MFLOPs": figure(megaflops(model, length), ",.1f"),
+                "parameters": f"{parameters(model) / 1e6:.2f}M" if model else "",
+                "MB": figure(size, ".1f"),
+                "MFLOPs": figure(model and megaflops(model, length), ",.1f"),
                 "ms": figure(time, ".2f"),
-                "speed-up": f"{times[0] / time:.1f}x" if time and times[0] else "",
+                "speed-up": f"{slow / time:.1f}x" if time and slow else "",
             }
         )
     machine = f"ms: one sequence of {length} tokens, {torch.get_num_threads()} threads, float32, the fastest tenth"

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd_lightning.keep import lock
 from kd_lightning.run.chain import plan
 from kd_lightning.run.mistake import MISTAKES, sentence
-from kd_lightning.run.sweep import Found, keep_result, summarise
+from kd_lightning.run.sweep import Found, keep_result, lower_is_better, summarise
 
 if TYPE_CHECKING:
     import optuna
@@ -91,7 +91,7 @@ def search(cfg: DictConfig, overrides: list[str], run_chain: Chain) -> float:
 
 def direction(metric: str, given: str | None) -> str:
     """Of the deciding metric, "minimize" or "maximize"; raises ValueError where the given one contradicts."""
-    known = "minimize" if metric.endswith("loss") else "maximize"
+    known = "minimize" if lower_is_better(metric) else "maximize"
     if given not in (None, known):
         raise ValueError(f"hparams_search.direction={given}: {metric} is {known[:-1]}ed. Write {known}, or leave it out.")
     return known

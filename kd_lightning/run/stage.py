@@ -22,18 +22,24 @@ from omegaconf import DictConfig
 
 from kd_lightning import manifest
 from kd_lightning.distiller import check_precision
+from kd_lightning.encoder import Encoder
 from kd_lightning.keep import lock, writing
 from kd_lightning.run import validation
 from kd_lightning.run.artifact import measure, predict, record, save
 from kd_lightning.run.chain import Plan, finished
 from kd_lightning.run.checkpoint import Last, Whole, newest, read
 from kd_lightning.run.dashboard import show
-from kd_lightning.run.interrupt import REQUEUED
+from kd_lightning.run.interrupt import REQUEUED, others
 from kd_lightning.run.leftover import BEGUN, remains, tidy
 from kd_lightning.run.tracking import tracked
+from kd_lightning.run.typed import torchrun
+from kd_lightning.teacher.answers import Answers
 from kd_lightning.teacher.stored import StoredTeacher
+from kd_lightning.trim import reading
 from kd_lightning.views import Needs
 
+# What tells one launch of several processes from another: torchrun's and SLURM's.
+LAUNCH = ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID", REQUEUED)
 # What Lightning says about things that are meant: a teacher in eval mode, tasks of few batches, a folder to resume in; and
 # a deprecation inside Lightning itself.
 MEANT = (
@@ -56,12 +62,18 @@ def quiet() -> None:
         disable_progress_bars()  # those of datasets, which say a thing again and again; see callback/bar.py for the training's
 
 
-def native_precision() -> str:
-    """bf16-mixed where matrix products in bfloat16 are native: AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA."""
+def precision(given: str | int) -> str | int:
+    """Of a trainer; raises ValueError for one that loses small updates. auto: bf16-mixed where matrix products in bfloat16 are
+    native (AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA), else 32-true."""
+    if given != "auto":
+        check_precision(given)
+        return given
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    native = torch.cpu.get_capabilities()
-    return "bf16-mixed" if native.get("avx512_bf16") or native.get("amx_bf16") else "32-true"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        can = torch.cpu.get_capabilities()
+        native = can.get("avx512_bf16") or can.get("amx_bf16")
+    return "bf16-mixed" if native else "32-true"
 
 
 def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -70,16 +82,24 @@ def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
     student = instantiate(cfg.networks.student, _convert_="all")
     if not isinstance(student, torch.nn.Module):
         student = student(teacher)
+    answers = cfg.networks.get("answers")
+    if isinstance(teacher, Encoder) and answers is None:  # one whose answers are kept reads its own tokens
+        teacher = reading(teacher, student.tokenizer)
     if teacher is not None and teacher.spec.vocabulary_id == student.spec.vocabulary_id:  # they read the same tokens
         student.tokenizer.model_max_length = min(network.tokenizer.model_max_length for network in (student, teacher))
-    answers = cfg.networks.get("answers")
     if answers is not None or cfg.stored:
         teacher = StoredTeacher(teacher) if answers is None else instantiate(answers)(teacher)
+    if teacher is not None and precision(cfg.trainer.precision) in ("bf16-mixed", "bf16"):
+        teacher.to(torch.bfloat16)
     optim = instantiate(cfg.optim, _convert_="all")
     engine = {key: optim.pop(key) for key in ("weight_decay", "schedule", "warmup")}
     optimizer = partial(optim.pop("optimizer"), **optim)  # what is left are its own settings
     distiller = instantiate(cfg.distiller, student=student, teacher=teacher, optimizer=optimizer, **engine, _convert_="all")
-    return distiller, instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
+    data = instantiate(cfg.data, tokenizer=student.tokenizer, _convert_="all")
+    if isinstance(teacher, Answers):
+        data.prepare_data()
+        teacher.number(data.numbers(), {split: validation.texts(rows) for split, rows in data.rows.items()})
+    return distiller, data
 
 
 def make(cfg: DictConfig, command: str, chain: Plan | None = None) -> None:
@@ -87,7 +107,7 @@ def make(cfg: DictConfig, command: str, chain: Plan | None = None) -> None:
     one decides, and the others do as it does. chain: which it is a part of; None: it stands alone."""
     for folder in cfg.starts_from.values():
         manifest.check(Path(folder))
-    launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ.get('MASTER_PORT')}"
+    launch = " ".join(os.environ.get(name, "") for name in LAUNCH)
     begun = Path(f"{cfg.artifact}{BEGUN}")
     if rank_zero_only.rank:
         while not (begun.is_file() and begun.read_text(encoding="utf-8") == launch):
@@ -125,26 +145,24 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
     quiet()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller, data = build(cfg)
+    if rank_zero_only.rank:
+        torch.manual_seed(cfg.seed + rank_zero_only.rank)  # a dropout of its own; the student is the first process's
     record(cfg, command, distiller.student.spec.labels)  # what cannot be said of the artifact is refused now
+    data.prepare_data()
+    data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
     if rank_zero_only.rank == 0:
-        data.prepare_data()
-        data.setup("fit")  # here, so that what is wrong with the data is said before anything is written
         if resume is None:
             shutil.rmtree(work, ignore_errors=True)
         with writing(work):
             work.mkdir(parents=True, exist_ok=True)
             Path(f"{cfg.artifact}{BEGUN}").write_text(launch, encoding="utf-8")
-    precision = native_precision() if cfg.trainer.precision == "auto" else cfg.trainer.precision
-    check_precision(precision)
-    if distiller.teacher is not None and precision in ("bf16-mixed", "bf16"):
-        distiller.teacher.to(torch.bfloat16)
     monitor = cfg.metric if cfg.keep == "best" else None
     best = ModelCheckpoint(work / "checkpoints", "best", monitor, mode="max", enable_version_counter=False)
     kept = [*([best] if monitor else []), Last(work / "checkpoints", cfg.checkpoint_minutes)]
-    with tracked(cfg, command, chain, work) as loggers:
+    with tracked(cfg, command, chain, work) as loggers, others():
         trainer = instantiate(
             cfg.trainer,
-            precision=precision,
+            precision=precision(cfg.trainer.precision),
             logger=loggers,
             callbacks=[*_callbacks(instantiate(cfg.callback, _convert_="all")), *kept],
             plugins=[Whole()],
@@ -152,7 +170,7 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
         )
         if trainer.world_size > 1 and not trainer.strategy.cluster_environment.creates_processes_externally:
             raise ValueError(
-                f"{trainer.world_size} processes: start them with torchrun --nproc-per-node={trainer.world_size} train.py ..., "
+                f"{trainer.world_size} processes: start them with {' '.join(torchrun(trainer.world_size))} ..., "
                 "so that each goes through the whole chain."
             )
         if isinstance(distiller.teacher, StoredTeacher):
@@ -182,10 +200,8 @@ def _callbacks(made: Mapping[str, Any]) -> Iterator[L.Callback]:
 
 
 def store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:
-    """Let the teacher answer for every row, in its own tokens."""
+    """Let the teacher answer for every row, in its own tokens. Of several processes that find no answers one asks it."""
     stored, needs = distiller.teacher, distiller.teacher_needs | Needs(logits=True)
-    if trainer.world_size > 1:
-        raise ValueError("teacher.stored=true: store with one process; several would write the same files.")
     teacher = stored.teacher.to(trainer.strategy.root_device)
     if teacher.spec.vocabulary_id != distiller.student.spec.vocabulary_id:
         data = data.read_with(teacher.tokenizer)

@@ -11,6 +11,8 @@ def chosen(cfg: DictConfig) -> tuple[str, str]:
     """The word of `starts` that this configuration means, and why, for start=auto."""
     if cfg.start != "auto":
         return cfg.start, ""
+    if cfg.teacher.answers is not None:
+        return "corpus", "answers have no layers that a student could take"
     if cfg.student.get("path") is not None:
         return "corpus", "student.path names the student of a general stage"
     if OmegaConf.select(cfg, "corpus") is None:  # or nothing has been said
@@ -36,3 +38,5 @@ def check(cfg: DictConfig) -> None:
     possible = list(dict.fromkeys(["auto", "corpus", *cfg.get("starts", {})]))
     if cfg.start not in possible:
         raise ValueError(f"start={cfg.start}: method={cfg.method.name} has no such start. Choose {' or '.join(possible)}.")
+    if cfg.start == "teacher" and cfg.teacher.answers is not None:
+        raise ValueError("start=teacher: teacher.answers have no layers that a student could take. Write start=corpus.")

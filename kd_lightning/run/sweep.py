@@ -25,12 +25,13 @@ from rich.table import Table
 
 from kd_lightning.run.mistake import MISTAKES, sentence
 from kd_lightning.run.shown import csv_cell, printable
+from kd_lightning.run.typed import program
 
 FILE, SUMMARY = "result.json", "summary.csv"
 OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes when a job begins
 UNFINISHED = "not finished"
 FOUND = ("value", "retention", "ms", "MB", "seconds")  # the figures of a row
-ABOUT = ("artifact", "error")  # and what else it says: in the file
+ABOUT = ("metric", "artifact", "error")  # and what else it says
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def keep_result(folder: Path, overrides: list[str], seconds: float, found: Found
 
 def gather(folder: Path) -> list[dict[str, str]]:
     """A row for each job in this folder that has begun, in their order: what it overrode, and then `value`, the other figures,
-    `artifact` and `error`. The value of a job that raised is "failed", of one that a search stopped "pruned", and of one that
-    runs or was killed "not finished".
+    `metric`, `artifact` and `error`. The value of a job that raised is "failed", of one that a search stopped "pruned", and of
+    one that runs or was killed "not finished".
 
     Raises ValueError for a file that says something else.
     """
@@ -99,6 +100,11 @@ def _spread(scores: list[float]) -> str:
     return f"{statistics.fmean(scores):.4f}{deviation}" if scores else ""
 
 
+def lower_is_better(metric: str) -> bool:
+    """Of a deciding metric: a loss, or what the task calls good."""
+    return metric.endswith("loss")
+
+
 def summarise(folder: Path) -> bool:
     """Print the jobs of a folder as a table and write all of it as `summary.csv` there; returns whether all have ended well."""
     rows = gather(folder)
@@ -113,13 +119,17 @@ def summarise(folder: Path) -> bool:
         )
     differ = [name for name in overrides if len({row.get(name) for row in rows}) > 1]
     table = Table()
-    shown = [*differ, *(name for name in used if name != "artifact")]
+    metrics = sorted({row["metric"] for row in rows} - {""})
+    hidden = ("artifact", *(["metric"] if len(metrics) < 2 else []))
+    shown = [*differ, *(name for name in used if name not in hidden)]
     for name in shown:
         table.add_column(printable(name), overflow="fold")
     for row in rows:
         table.add_row(*(printable(row.get(name, "")) for name in shown))
     console = Console(markup=False, width=None if Console().is_terminal else 140)
-    console.print(f"The deciding metric of each job, also in {folder / SUMMARY} with the artifacts", soft_wrap=True)
+    what = ", ".join(map(printable, metrics)) or "none yet"
+    about = f"The deciding metric of each job ({what}), also in {folder / SUMMARY} with the artifacts"
+    console.print(about, soft_wrap=True)
     console.print(table)
     return all(row["value"] not in ("failed", UNFINISHED) for row in rows)
 
@@ -135,7 +145,8 @@ class Summary(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher, choice = config.hydra.launcher._target_, config.hydra.runtime.choices["hydra/launcher"]
         if launcher not in Plugins.instance().class_name_to_class:
-            sys.exit(f"train.py: hydra/launcher={choice}: its plugin is not installed. pip install -e '.[{choice}]' does it.")
+            how = f"its plugin is not installed. pip install -e '.[{choice}]' does it."
+            sys.exit(f"{program()[-1]}: hydra/launcher={choice}: {how}")
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         self.began = time.monotonic()
@@ -151,7 +162,7 @@ class Summary(Callback):
         else:
             traceback.print_exception(error)
             said = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        print(f"train.py: {said}", file=sys.stderr)
+        print(f"{program()[-1]}: {said}", file=sys.stderr)
         folder, seconds = Path(config.hydra.runtime.output_dir), time.monotonic() - self.began
         keep_result(folder, list(config.hydra.overrides.task), seconds, None, said)
         job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan

@@ -2,9 +2,8 @@
 
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import instantiate
@@ -12,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torchmetrics import Metric
 
-from kd_lightning.run.mistake import CONF
+from kd_lightning.run.mistake import CONF, composing, sentence
 
 
 def task(name: str, settings: Sequence[str] = ()) -> DictConfig:
     """A task of our own configuration. settings: what a person says of its data, as to train.py, e.g.
     task.files.train=mine.csv or glue=<folder>."""
-    with nullcontext() if GlobalHydra.instance().is_initialized() else initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         there = GlobalHydra.instance().config_loader().get_group_options("task")
         if name not in there:
             raise ValueError(f"task {ascii(name)[:60]}: conf/task has none of this name; it has {', '.join(there)}.")
@@ -35,10 +34,7 @@ def reader(name: str, settings: Sequence[str] = ()):
     try:
         return instantiate(task(name, settings).reader, _convert_="all")
     except (HydraException, OmegaConfBaseException) as error:
-        cause: BaseException = error
-        while isinstance(cause, HydraException) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise ValueError(str(cause).strip().splitlines()[0]) from error
+        raise ValueError(sentence(error)) from error
 
 
 def metric(name: str, monitor: str, classes: int) -> Metric:

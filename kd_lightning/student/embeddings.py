@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.encoder import Encoder, vocabulary_id
 from kd_lightning.student.low_resource_model import UNIFORM
+from kd_lightning.trim import rows
 
 
 class Vectors(Protocol):
@@ -34,12 +35,15 @@ def from_vectors(tokenizer: PreTrainedTokenizerBase, teacher: Encoder, *, vector
 def principal_components(tokenizer: PreTrainedTokenizerBase, teacher: Encoder, *, size: int) -> Tensor:
     """The teacher's input embeddings, centred, in their first principal directions, and scaled together to the standard
     deviation of the random start, for which the bodies are made."""
-    if vocabulary_id(tokenizer) != teacher.spec.vocabulary_id:
+    chosen = rows(tokenizer, teacher.tokenizer)
+    if chosen is None and vocabulary_id(tokenizer) != teacher.spec.vocabulary_id:
         raise ValueError(
             "student.embeddings: the teacher's input embeddings belong to its own tokens. Let the student read them "
-            "(student/vocabulary=pieces), or choose student/embeddings=random."
+            "(student/vocabulary=pieces or used), or choose student/embeddings=random."
         )
     weights = teacher.model.get_input_embeddings().weight.detach().float()  # [V, D]
+    if chosen is not None:
+        weights = weights[chosen]
     if not 0 < size <= weights.shape[1]:
         raise ValueError(f"student.embeddings.size={size}: the teacher's input embeddings are {weights.shape[1]} wide.")
     centred = weights - weights.mean(0)

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from kd_lightning.encoder import INPUTS, Encoder, label_settings, vocabulary_id
 from kd_lightning.student.low_resource_model import LowResourceConfig, LowResourceModel
+from kd_lightning.student.vocabulary import segmented
 from kd_lightning.views import Batch, Needs, Readout, Spec, View
 
 
@@ -60,7 +61,7 @@ def student(
     vocabulary: teacher -> tokenizer. embeddings: tokenizer, teacher -> vectors [V, E]. labels: the class names, one for a
     regression. text: the task's columns of text; two make it siamese.
     """
-    tokenizer = vocabulary(teacher)
+    tokenizer = segmented(vocabulary(teacher))
     vectors = embeddings(tokenizer, teacher)
     config = architecture(
         vocab_size=len(vectors),

@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM, MobileBertConfig
 
 from kd_lightning.encoder import Encoder, masked_lm, tokenizer_of
 from kd_lightning.student.ib_bert import IBBertConfig
+from kd_lightning.trim import Vocabulary, fitting, reading
 
 
 def ib_bert(*, path: str | Path, max_length: int, **shape: bool | int | str) -> Encoder:
@@ -26,16 +27,25 @@ def ib_bert(*, path: str | Path, max_length: int, **shape: bool | int | str) -> 
     return _without_dropout(Encoder(_new(IBBertConfig, **read, **dropout, **shape), tokenizer))
 
 
-def mobilebert(teacher: Encoder, *, path: str | Path | None, init_from_teacher: bool, **shape: bool | int | str) -> Encoder:
+def mobilebert(
+    teacher: Encoder,
+    *,
+    path: str | Path | None,
+    init_from_teacher: bool,
+    vocabulary: Vocabulary | None = None,
+    **shape: bool | int | str,
+) -> Encoder:
     """A MobileBERT masked LM for this teacher, without dropout while it is taught (as in the release).
 
-    path: where the student of an earlier stage lies; None: a new one, of the teacher's vocabulary and width. shape: fields
+    path: where the student of an earlier stage lies; None: a new one, of the teacher's width and of its vocabulary, or
+    the part of it that `vocabulary` chooses. shape: fields
     of `transformers.MobileBertConfig`, for the new one. Its queries and keys read the width between the blocks where neither
     of its two attention flags is set (`ib_bert.py`).
     init_from_teacher: copy what is outside the blocks from the teacher: embeddings and masked LM head, but not the embeddings'
     norm where the two have not the same kind (the release). A student from path gets only the head, and only if it has none.
     """
     if path is None:
+        teacher = fitting(teacher, vocabulary)
         theirs = teacher.model.config
         shared = {name: getattr(theirs, name) for name in ("vocab_size", "pad_token_id", "max_position_embeddings")}
         both = shape.get("key_query_shared_bottleneck"), shape.get("use_bottleneck_attention")
@@ -49,6 +59,7 @@ def mobilebert(teacher: Encoder, *, path: str | Path | None, init_from_teacher: 
         student = Encoder(_new(kind, hidden_size=teacher.spec.hidden, **shared, **dropout, **shape), teacher.tokenizer)
     else:
         student = masked_lm(path)
+        teacher = reading(teacher, student.tokenizer)
     if init_from_teacher and not (path and student.spec.trained_head):
         _copy_outside(student, teacher, prefix="cls." if path else "")
     return _without_dropout(student)

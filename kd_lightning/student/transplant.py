@@ -10,6 +10,7 @@ from transformers import AutoModelForMaskedLM, DistilBertConfig, DistilBertForMa
 from kd_lightning.encoder import Encoder, masked_lm
 from kd_lightning.layer_maps import resolve_copy
 from kd_lightning.pairing import longest
+from kd_lightning.trim import Vocabulary, fitting
 
 ALIASES = {  # what other types call a field of BERT's
     "intermediate_size": ("intermediate_size", "hidden_dim"),
@@ -27,15 +28,24 @@ def own_name(config: PreTrainedConfig, name: str) -> str:
     return config.attribute_map.get(found[0], found[0])
 
 
-def smaller(teacher: Encoder, *, path: str | Path | None, copy_layers: str | Sequence[int] | None, **shape: int) -> Encoder:
+def smaller(
+    teacher: Encoder,
+    *,
+    path: str | Path | None,
+    copy_layers: str | Sequence[int] | None,
+    vocabulary: Vocabulary | None = None,
+    **shape: int,
+) -> Encoder:
     """A masked LM of the teacher's own kind with other sizes (TinyBERT, section 4.1).
 
     path: where a student lies that goes on; None: a new one, of what follows. shape: fields of the teacher's configuration,
     e.g. num_hidden_layers=4, hidden_size=312, under BERT's names or its own. copy_layers: the teacher's layers (1..N, a name
-    or a list) that initialise the student's, with the embeddings and the head; None: random start.
+    or a list) that initialise the student's, with the embeddings and the head; None: random start. vocabulary: which of the
+    teacher's tokens it reads; None: all.
     """
     if path is not None:
         return masked_lm(path)
+    teacher = fitting(teacher, vocabulary)
     depth = shape.get("num_hidden_layers", teacher.spec.layers)
     copied = None if copy_layers is None else resolve_copy(copy_layers, depth, teacher.spec.layers)
     config = _resized(teacher.model.config, copied or range(1, depth + 1), shape)
@@ -50,10 +60,13 @@ def smaller(teacher: Encoder, *, path: str | Path | None, copy_layers: str | Seq
     return student
 
 
-def layers_of(teacher: Encoder, *, num_hidden_layers: int, copy_layers: str | Sequence[int] | None) -> Encoder:
+def layers_of(
+    teacher: Encoder, *, num_hidden_layers: int, copy_layers: str | Sequence[int] | None, vocabulary: Vocabulary | None = None
+) -> Encoder:
     """A network of the teacher's kind, width and head, with fewer layers: some of the teacher's own (DistilBERT, section 3, but
-    of a teacher that knows the task). copy_layers: which ones (1..N), a name or a list; None is uniform.
+    of a teacher that knows the task). copy_layers: which ones (1..N), a name or a list; None is uniform. vocabulary: as above.
     """
+    teacher = fitting(teacher, vocabulary)
     chosen = resolve_copy(copy_layers or "uniform", num_hidden_layers, teacher.spec.layers)
     config = _resized(teacher.model.config, chosen, {"num_hidden_layers": num_hidden_layers})
     student = Encoder(type(teacher.model)(config), teacher.tokenizer, teacher.spec.trained_head)
@@ -141,6 +154,7 @@ def distilbert(
     copy_head: bool,
     fold_token_type: bool,
     freeze_position_embeddings: bool,
+    vocabulary: Vocabulary | None = None,
 ) -> Encoder:
     """A DistilBERT of the teacher's width, without segment embeddings and pooler (Sanh et al. 2019, section 3).
 
@@ -149,11 +163,13 @@ def distilbert(
     DistilBERT and a RoBERTa and its kin. copy_head: copy the transform of the MLM head too. fold_token_type: add the teacher's
     segment-0 vector, which DistilBERT has no table for, to every position, so that a full copy computes what the teacher
     computes. freeze_position_embeddings: they learn nothing, which is the effect in the release.
+    vocabulary: which of the teacher's tokens it reads; None: all.
 
     Deviation: the release leaves the transform of the MLM head random (copy_head=false here).
     """
     if path is not None:
         return masked_lm(path)
+    teacher = fitting(teacher, vocabulary)
     theirs = teacher.model.config
     names = ("vocab_size", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act")
     shape = {name: getattr(theirs, own_name(theirs, name)) for name in names}

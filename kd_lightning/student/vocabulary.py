@@ -1,9 +1,9 @@
 """Which tokens a student reads: functions of the teacher that give a tokenizer."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Protocol
 
 from datasets import Dataset
@@ -16,12 +16,14 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kd_lightning.encoder import Encoder
+from kd_lightning.trim import tokenizer_of
 
 SPECIAL = ("[PAD]", "[UNK]", "[MASK]")
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 # controls and marks of the layout; what joins letters (in Persian and Hindi) and what joins emoji stays
 UNSEEN = Regex(r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r\x{200C}\x{200D}\x{E0020}-\x{E007F}]]")
 SPLIT = BertPreTokenizer()
+BLOCK = 1000  # texts that are tokenised at once
 
 Spans = list[tuple[int, int, str]]  # begin, end and part of speech of each morpheme in a text
 
@@ -41,9 +43,37 @@ def normalizer(*, lowercase: bool, strip_accents: bool) -> Normalizer:
 
 
 def pieces(teacher: Encoder) -> PreTrainedTokenizerBase:
-    """The teacher's own tokenizer. Where it does not tell the second text of a pair from the first, as a RoBERTa's does not,
-    one that gives the same tokens and does: a student reads the two texts one by one."""
-    own = teacher.tokenizer
+    """The teacher's own tokenizer, `segmented`."""
+    return segmented(teacher.tokenizer)
+
+
+def used(
+    teacher: Encoder, *, reader: Reader | None, corpus: Callable[[], Iterable[str]] | None, characters: bool
+) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer with the pieces alone that a task's training and unlabelled texts (reader) and a corpus have, and
+    what the other texts need (`trim.py`). None for reader or corpus: without it. characters: see `trim.tokenizer_of`.
+    """
+    if reader is None and corpus is None:
+        raise ValueError(
+            "student/vocabulary=used: student.vocabulary.reader and student.vocabulary.corpus are both null, so there are no "
+            "texts whose pieces could be kept. Set one of them at most to null."
+        )
+    texts = chain([] if reader is None else _texts(reader), [] if corpus is None else corpus())
+    seen: set[int] = set()
+    while block := list(islice(texts, BLOCK)):
+        for ids in teacher.tokenizer(block, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]:
+            seen.update(ids)
+    own = tokenizer_of(teacher.tokenizer, seen, characters=characters)
+    _say(
+        f"The student keeps {len(own):,} of its teacher's {len(teacher.tokenizer):,} pieces: {len(seen):,} occur in the texts, "
+        f"and {len(own) - len(seen):,} serve all others."
+    )
+    return own
+
+
+def segmented(own: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer itself. Where it does not tell the second text of a pair from the first, as a RoBERTa's does not, one that
+    gives the same tokens and does: a student without attention reads the two texts one by one."""
     pair = own("a", "a", return_token_type_ids=True)
     if 1 in pair["token_type_ids"] and "token_type_ids" in own.model_input_names:
         return own

@@ -29,7 +29,7 @@ def make(make_bottleneck_pair, engine):
 def entered(distiller: LayerTransfer, updates: int, below: float = 0.1) -> tuple[Progressive, SimpleNamespace]:
     """A callback and its trainer as they are when training starts."""
     callback, trainer = Progressive(below=below), SimpleNamespace(estimated_stepping_batches=updates, global_step=0)
-    trainer.print = lambda *_: None
+    trainer.print, trainer.strategy = lambda *_: None, SimpleNamespace(model=distiller)
     callback.setup(trainer, distiller, "fit")
     callback.on_train_start(trainer, distiller)
     return callback, trainer
@@ -96,7 +96,7 @@ class Snapshots(L.Callback):
     """The student's parameters after each update, and which blocks each batch has run through."""
 
     def __init__(self, distiller: LayerTransfer) -> None:
-        self.after, self.runs = [], []
+        self.after, self.runs = [], [[]]  # the first: before any batch
         for who in ("student", "teacher"):
             for number, block in enumerate(getattr(distiller, who).blocks, start=1):
                 block.register_forward_hook(lambda *_, at=(who, number): self.runs[-1].append(at))
@@ -114,7 +114,7 @@ def test_a_phase_runs_its_blocks_once_and_none_above_and_moves_those_alone(make,
     snapshots = Snapshots(distiller)
     fit(distiller, [corpus_batch(seed=i) for i in range(9)], callbacks=[Progressive(below=0.1), snapshots])
     assert len(snapshots.after) == 9
-    for step, (runs, after) in enumerate(zip(snapshots.runs, snapshots.after, strict=True)):
+    for step, (runs, after) in enumerate(zip(snapshots.runs[1:], snapshots.after, strict=True)):
         phase = step // 3 + 1
         assert sorted(runs) == sorted((who, k) for who in ("student", "teacher") for k in range(1, phase + 1))
         moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
@@ -163,6 +163,31 @@ def test_gradients_reach_every_block_below_and_none_above(make, corpus_batch):
         outside = [p for name, p in distiller.student.model.named_parameters() if ".encoder." not in name]
         assert outside
         assert all(p.grad is None for p in outside)
+
+
+@pytest.mark.parametrize("below", [0.1, 0.0])
+def test_in_every_phase_exactly_what_requires_a_gradient_gets_one(below, make_bottleneck_pair, engine, corpus_batch):
+    """Also where only attention is compared, whose block is then not read to its end before the next phase."""
+    student, teacher = make_bottleneck_pair()
+    weights = {"feature": 0.0, "normalised": 0.0, "mean": 0.0, "variance": 0.0, "attention": 1.0}
+    transfer = partial(layer_terms, layers="uniform", valid_only=True, **weights)
+    distiller, wanted = LayerTransfer(transfer=transfer, **engine(student, teacher)), []
+    callback, trainer = entered(distiller, 9, below=below)
+    for phase in (1, 2, 3):
+        trainer.global_step = 3 * phase - 2
+        callback.on_train_batch_start(trainer, distiller, None, 0)
+        distiller.zero_grad()
+        batch = corpus_batch()
+        distiller.objective(*distiller.views(batch), batch)[0].backward()
+        got = {name for name, p in student.named_parameters() if p.grad is not None}
+        assert got == {name for name, p in student.named_parameters() if p.requires_grad}
+        wanted.append(len(got))
+    whole = len(list(student.blocks[0].parameters()))
+    assert 0 < wanted[0] < whole  # not its values, and not what follows the attention
+    assert wanted[1] == wanted[0] + (whole if below else 0)
+    assert wanted[2] == wanted[1] + (whole if below else 0)
+    held = {id(p) for group in distiller.parameter_groups() for p in group["params"]}
+    assert held <= {id(p) for block in student.blocks for p in block.parameters()}
 
 
 class Ten(L.LightningDataModule):

@@ -12,6 +12,7 @@ from kd_lightning.views import Readout, Spec, View
 WORDS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
     *("the", "was", "not", ".", ",", "'", "3", "film", "movie", "play", "good", "bad", "fine", "##ful", "##ly", "cat", "dog"),
+    *("영화", "드라마", "좋다", "हिन्दी"),
 )
 
 

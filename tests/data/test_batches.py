@@ -100,33 +100,42 @@ def test_reading_batches_leaves_the_global_generator_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_processes_share_an_epoch_without_repeats(world, process):
-    """In training each gets equally many batches, in validation all of them."""
+def test_processes_share_an_epoch_and_a_validation_without_repeats(world, batch_size, process, capsys):
+    """Each row is somebody's, and in training each process has equally many batches, of like size at each step."""
 
-    def shares(batches) -> list[list[tuple[int, ...]]]:
-        turns = [loader(batches, 0, process(rank=rank, world=world)) for rank in range(world)]
-        return [[tuple(batch["rows"].tolist()) for batch in turn] for turn in turns]
+    def shares(plan, **more) -> list[list[np.ndarray]]:
+        given = [plan(LENGTHS, collate, batch_size=batch_size, seed=3, **more) for _ in range(world)]
+        turns = [loader(batches, 0, process(rank=rank, world=world)) for rank, batches in enumerate(given)]
+        return [[batch["rows"].numpy() for batch in turn] for turn in turns]
 
-    train = shares(training_batches(LENGTHS, collate, batch_size=4, seed=3, epoch=0))
-    whole = [rows for rows, _ in contents(training_batches(LENGTHS, collate, batch_size=4, seed=3, epoch=0))]
-    assert {len(share) for share in train} == {len(whole) // world}
-    given = [rows for share in train for rows in share]
-    assert len(set(given)) == len(given)
-    assert set(given) <= set(whole)
-    for share in shares(validation_batches(LENGTHS, collate, batch_size=4, seed=3)):
-        assert sorted(row for rows in share for row in rows) == list(range(len(LENGTHS)))
+    train, validation = shares(training_batches, epoch=0), shares(validation_batches)
+    assert len({len(share) for share in train}) == 1
+    assert len(train[0]) == math.ceil(len(LENGTHS) / batch_size / world) if batch_size > 1 else len(LENGTHS) // world
+    left_out = len(LENGTHS) % world if batch_size == 1 else 0
+    said = capsys.readouterr().out
+    assert (f"so {left_out} of 203 rows are left out of an epoch" in said) == bool(left_out)
+    for parts, missing in ((train, left_out), (validation, 0)):
+        rows = [row for share in parts for batch in share for row in batch]
+        assert len(rows) == len(set(rows)) == len(LENGTHS) - missing
+    whole = [rows for rows, _ in contents(training_batches(LENGTHS, collate, batch_size=batch_size, seed=3, epoch=0))]
+    if world == 1:
+        assert [tuple(batch.tolist()) for batch in train[0]] == whole
+    elif batch_size == 4:
+        apart = [max(x) - min(x) for x in zip(*([LENGTHS[b].max() for b in share] for share in train), strict=True)]
+        assert np.median(apart) <= 4
+        assert [LENGTHS[b].max() for b in train[0]] != sorted(LENGTHS[b].max() for b in train[0])
 
 
-def test_fewer_batches_than_processes_are_refused_and_rows_left_out_are_said(process, capsys):
+def test_fewer_batches_than_processes_are_refused_in_training_and_measured_by_all_in_validation(process):
     rows = [np.arange(10), np.arange(10, 17), np.arange(17, 20)]
 
-    def made(world):
-        return loader(Batches(rows, lambda rows, _: {}, 0, 0, shared=True), 0, process(world=world))
+    def made(world: int, training: bool = True):
+        return loader(Batches(rows, np.full(20, 9), lambda rows, _: {}, 0, 0, training), 0, process(world=world))
 
     assert len(made(1)) == 3
-    assert capsys.readouterr().out == ""
-    assert len(made(2)) == 1
-    assert "3 of 20 rows are left out of an epoch" in capsys.readouterr().out
+    assert len(made(2)) == 2
     with pytest.raises(ValueError, match=r"20 rows in batches of 10 are 3 batches, too few for 4 processes"):
         made(4)
+    assert len(made(4, training=False)) == 3

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
 
+from kd_lightning.data.formats import say
 from kd_lightning.data.labelled import LabelledText, draw_labelled
 
 ROWS = Dataset.from_dict({"sentence1": [f"text {n}" for n in range(200)], "label": [0] * 140 + [1] * 50 + [2] * 10})
@@ -81,3 +82,18 @@ def _rows(data):
     for batch in data.every_row()[0]:
         for ids, mask, number in zip(batch["input_ids"], batch["attention_mask"], batch["index"], strict=True):
             yield int(number), ids[mask.bool()]
+
+
+def test_training_texts_that_a_tokenizer_hardly_knows_are_said(tokenizer, capsys):
+    def read(text):
+        say.cache_clear()
+        split = Dataset.from_dict({"sentence1": [text] * 4, "label": [0, 1] * 2})
+        reader = SimpleNamespace(labels=["a", "b"], splits=lambda _: {"train": split, "validation": split})
+        options = {"max_length": 16, "batch_size": 4, "unlabelled": False, "label_budget": None, "label_seed": 0, "workers": 0}
+        LabelledText(tokenizer=tokenizer, reader=reader, augment=None, seed=1, **options).prepare_data()
+        return capsys.readouterr().out
+
+    assert "Of the training texts' tokens 43% are [UNK], the same to a network: is this tokenizer made" in read(
+        "영화 좋다 w5 w6 참"
+    )
+    assert read("영화 w5 w6 w7 w8 w9 w10 w11 w12 w13") == ""

@@ -64,7 +64,7 @@ def page(tmp_path_factory, make_encoder, write_record, logits):
         )
     for number, value in enumerate((0.5, 0.75, 0.625)):
         (folder / "s" / str(number)).mkdir(parents=True)
-        found = {"overrides": {"method.temperature": str(number)}, "scores": [value], "state": "finished"}
+        found = {"overrides": {"method.temperature": str(number)}, "scores": [value], "metric": "val/student/accuracy"}
         (folder / "s" / str(number) / "result.json").write_text(json.dumps(found))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["report", str(folder), "--out", str(folder / "report.html")])
@@ -88,7 +88,7 @@ def test_what_an_artifact_says_is_shown_and_does_not_act(page):
 
 def test_the_best_job_of_a_sweep_is_named(page):
     said = " ".join("".join(Page(page.read_text()).text).split())
-    assert "3 of 3 jobs have a value Highest value: 0.7500. " in said
+    assert "3 of 3 jobs have a value Best: val/student/accuracy 0.7500. " in said
     assert "method.temperature=1" in said
 
 
@@ -121,10 +121,6 @@ def test_confusion_calibration_and_agreement_are_those_of_numpy(logits):
 def test_holm_multiplies_the_smallest_p_by_the_number_of_pairs():
     """0.01 · 4; 0.02 · 3; 0.025 · 2 = 0.05, raised to 0.06; 0.9."""
     assert holm([0.025, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
-
-
-def test_the_front_holds_what_nothing_beats():
-    assert measure.front([(1, 0.5), (2, 0.7), (3, 0.6), (3, 0.7)]) == [0, 1]
 
 
 def test_a_folder_without_anything_is_said_in_a_sentence(tmp_path, monkeypatch):

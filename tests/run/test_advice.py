@@ -130,7 +130,7 @@ def test_a_stage_that_a_stranger_named_does_nothing_in_a_shell(artifact):
 def test_a_damaged_curve_is_one_sentence(artifact):
     folder = artifact("student", curve=[0.5])
     (folder.with_name("student.run") / "metrics.csv").write_text("step,val/student/accuracy\nx,0.5\n")
-    with pytest.raises(ValueError, match=r"metrics.csv cannot be read as a table"):
+    with pytest.raises(ValueError, match=r"metrics.csv cannot be read as rows with a step"):
         said(folder)
 
 

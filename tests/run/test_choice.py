@@ -11,17 +11,14 @@ def test_the_front_are_those_that_none_beats_in_both():
     chance = random.Random(0)
     for _ in range(50):
         points = [Candidate(str(n), chance.randrange(6) / 10, chance.randrange(1, 7)) for n in range(8)]
-        beaten = {
-            (c.score, c.ms)
+        expected = [
+            c
             for c in points
-            for d in points
-            if (d.score >= c.score and d.ms <= c.ms) and (d.score, d.ms) != (c.score, c.ms)
-        }
-        expected = {(c.score, c.ms) for c in points} - beaten
-        found = [(c.score, c.ms) for c in front(points)]
-        assert set(found) == expected
-        assert len(found) == len(expected)
-        assert found == sorted(found, key=lambda point: point[1])
+            if not any(d.score >= c.score and d.cost <= c.cost and (d.score, d.cost) != (c.score, c.cost) for d in points)
+        ]
+        found = front(points)
+        assert sorted(found) == sorted(expected)
+        assert [c.cost for c in found] == sorted(c.cost for c in found)
 
 
 POINTS = [Candidate("big", 0.9, 20.0), Candidate("small", 0.85, 4.0), Candidate("odd", 0.8, 4.5), Candidate("tiny", 0.8, 0.5)]

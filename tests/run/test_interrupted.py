@@ -340,38 +340,43 @@ def test_a_checkpoint_of_another_run_is_a_sentence(start, tmp_path):
 
 @pytest.fixture
 def together(start):
-    """Two processes that train together, told so as torchrun tells them; returns how both ended."""
+    """Two processes that train together, told so as torchrun tells them; returns how both ended. stop: the file that shows
+    when the second one gets the signal."""
 
-    def make(*words: str, before=lambda: None, stop=None) -> list:
+    def make(*words: str, before=lambda: None, stop=None, number=signal.SIGTERM) -> list:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = str(free.getsockname()[1])
         launch = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port, "WORLD_SIZE": "2"}
         launch |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-        options = ("trainer.devices=2", "+trainer.strategy=ddp_find_unused_parameters_true", *words)
+        options = ("trainer.devices=2", "+trainer.strategy=ddp", *words)
         running = [
             start(*options, environment=launch | {"RANK": rank, "LOCAL_RANK": rank}, before=before) for rank in ("0", "1")
         ]
         if stop is not None:
-            running[stop].until("first").send(signal.SIGTERM)
+            running[1].until(stop).send(number)
         for process in running:
-            process.wait(20)
+            process.wait()
         return running
 
     return make
 
 
 def test_two_processes_with_dropout_go_on_as_if_nothing_had_happened(together, tmp_path):
-    """A signal that reaches one of them stops both at the same batch."""
-    words = ("trainer.max_epochs=2",)
-    assert [process.status for process in together(*words, f"artifacts={tmp_path}/b")] == [0, 0]
-    assert [process.status for process in together(*words, before=counted(tmp_path, "first"), stop=1)] == [143, 143]
+    """A signal that reaches one of them stops both at the same batch; where one is lost, the other says so and ends."""
+    assert [process.status for process in together(*OFTEN, f"artifacts={tmp_path}/b")] == [0, 0]
+    assert [process.status for process in together(*OFTEN, before=counted(tmp_path, "first"), stop="first")] == [143, 143]
     (random,) = (torch.load(file, weights_only=True)["random"]["cpu"] for file in tmp_path.glob(LAST))
     assert len(random) == 2
     assert not torch.equal(random[0], random[1])
-    again = together(*words, "ckpt_path=last", before=counted(tmp_path, "second"))
-    assert [process.status for process in again] == [0, 0]
-    assert batches(tmp_path, "second") == 2 * EPOCH - batches(tmp_path, "first")
+    again = (*OFTEN, "ckpt_path=last")
+    left, lost = together(*again, before=counted(tmp_path, "lost"), stop="lost", number=signal.SIGKILL)
+    assert (left.status, lost.status) == (1, 137)
+    assert "another process of this run has ended" in left.sentence
+    assert "goes on where it stopped: torchrun --nproc-per-node=2 train.py trainer.devices=2 " in left.sentence
+    assert not list(tmp_path.glob("a/*/*/model.safetensors"))
+    assert [process.status for process in together(*again, before=counted(tmp_path, "second"))] == [0, 0]
+    assert 0 < batches(tmp_path, "second") <= 2 * EPOCH - batches(tmp_path, "first")
     assert equal(tmp_path / "a", tmp_path / "b")
 
 

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from kd_lightning.run.task import CONF, metric, reader, task
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "task").glob("*.yaml"))
-COUNTS = {"stsb": 1, "table_regression": 1, "mnli": 3, "docs_topic": 10}
+COUNTS = {"stsb": 1, "table_regression": 1, "mnli": 3, "docs_topic": 10, "klue_sts": 1, "korsts": 1, "klue_ynat": 7}
+COUNTS |= {"kornli": 3, "korean_hate_speech": 3}
 OTHERS = ("../train", "sst2\n", "", "SST2", "sst2.yaml", "{}", "[a,b]", "sst2,cola", "${oc.env:HOME}", "a=b", "\x1b[2J")
 
 

@@ -257,7 +257,7 @@ def test_the_teachers_embeddings_are_reduced_to_their_principal_components(make_
 
 def test_the_teachers_embeddings_want_its_tokens_and_enough_of_its_width(make_encoder):
     teacher = make_encoder(labels=("a", "b"))
-    with pytest.raises(ValueError, match=r"\(student/vocabulary=pieces\), or choose student/embeddings=random"):
+    with pytest.raises(ValueError, match=r"\(student/vocabulary=pieces or used\), or choose student/embeddings=random"):
         principal_components(words(None, reader=READER, size=100), teacher, size=4)
     with pytest.raises(ValueError, match="size=33: the teacher's input embeddings are 32 wide"):
         principal_components(pieces(teacher), teacher, size=33)

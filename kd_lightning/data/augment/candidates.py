@@ -1,6 +1,5 @@
 """What could stand in a word's place: a masked LM's choices for words of one piece, the nearest words for the others."""
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -10,11 +9,10 @@ from tokenizers.models import WordPiece
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from kd_lightning.data.augment.stop_words import STOP_WORDS
+from kd_lightning.data.augment.stop_words import STOP_WORDS, of_letters
 from kd_lightning.data.augment.vectors import Vectors, glove, input_embeddings
 from kd_lightning.views import Needs
 
-REPLACEABLE = re.compile("[a-z]+")
 LONGEST = 512  # tokens that a masked LM is given where its tokenizer knows no limit
 TOKENS = 4096  # in a batch, padding included
 PREFIX = "##"  # of a piece that continues a word
@@ -22,21 +20,25 @@ SCHEMA = pa.schema({"sentence": pa.string(), "words": pa.list_(pa.string()), "ca
 
 
 class Candidates:
-    """Jiao et al. 2020, section 3.3 and algorithm 1, as in the release: at most count candidates for each word.
+    """Jiao et al. 2020, section 3.3 and algorithm 1, by the release's procedure: at most count candidates for each word.
 
-    Asked about are words of the letters a to z that are no stop words. One in a single piece is masked in
-    `[CLS] sentence with [MASK] [SEP] sentence [SEP]`, and of the count most probable pieces those that continue a word are
-    dropped. One in several pieces gets its nearest words by vectors (a GloVe file). Where nothing is found, the word itself.
+    Asked about are words of letters that are no stop words of the language (`stop_words.py`), each in its place. One in a
+    single piece is masked in `[CLS] sentence with [MASK] [SEP] sentence [SEP]`, and of the count most probable pieces those
+    that continue a word are dropped. One in several pieces gets its nearest words by vectors (a GloVe file). Where nothing is
+    found, the word itself.
 
     network: a masked LM with a WordPiece tokenizer. precision: bf16-mixed, or anything else for float32.
 
+    Deviation: the release asks about words of the letters a to z alone; here they may be of any script.
+    Deviation: the stop words of English are its closed classes, another list than the release's, which is like NLTK's: words
+    that only one of the two lists has vary in the other's rows alone.
+    Deviation: a word that the vocabulary does not know stays as it is, unless the vectors are of a file.
     Deviation: vectors null: the network's own input embeddings. The paper uses GloVe.
-    Deviation: a word that occurs twice in a sentence is asked about in both places; the release asks once.
     Deviation: special tokens are dropped too, and a sentence longer than half of what the network reads is cut to a window
     around the masked piece.
     """
 
-    def __init__(self, network: nn.Module, *, count: int, vectors: str | None, precision: str) -> None:
+    def __init__(self, network: nn.Module, *, count: int, vectors: str | None, precision: str, language: str) -> None:
         tokenizer = network.tokenizer
         model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
         if not isinstance(model, WordPiece) or model.continuing_subword_prefix != PREFIX:
@@ -52,6 +54,7 @@ class Candidates:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.eval().to(self.device, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
         self.tokenizer, self.count, self.file = tokenizer, count, vectors
+        self.stop_words = STOP_WORDS.get(language, frozenset())
         self.window = (min(tokenizer.model_max_length, LONGEST) - 3) // 2
         special = set(tokenizer.all_special_ids)
         whole = {row: name for name, row in tokenizer.get_vocab().items() if not name.startswith(PREFIX)}
@@ -66,9 +69,11 @@ class Candidates:
         single, several = [], []
         for s, row in enumerate(words):
             for w, word in enumerate(row):
-                if REPLACEABLE.fullmatch(word.lower()) and word.lower() not in STOP_WORDS:
+                if of_letters(word) and word.lower() not in self.stop_words:
                     start, end = encoded.word_to_tokens(s, w)
-                    (single if end - start == 1 else several).append((s, w, start))
+                    known = self.tokenizer.unk_token_id not in pieces[s][start:end]
+                    if known or self.file is not None:
+                        (single if known and end - start == 1 else several).append((s, w, start))
         single.sort(key=lambda place: len(pieces[place[0]]))
         masked = self._masked([(pieces[s], start) for s, _, start in single])
         for (s, w, _), names in zip(single, masked, strict=True):

@@ -17,9 +17,11 @@ from torch import nn
 from tqdm import tqdm
 
 from kd_lightning.data.augment.candidates import SCHEMA, Candidates
+from kd_lightning.data.augment.stop_words import STOP_WORDS
+from kd_lightning.data.formats import say
 from kd_lightning.keep import keep
 
-FORMAT = 1  # raise when what is written changes: folders of another format are left alone
+FORMAT = 2  # raise when what is written changes: folders of another format are left alone
 CANDIDATES, ROWS = "candidates.parquet", "rows.arrow"
 BLOCK = 256  # sentences or rows that are worked on at once
 
@@ -71,7 +73,7 @@ class Augment:
     masked_lm: makes the network that `Candidates` asks. All columns but `label` vary, one after the other. probability of a
     word to be replaced (the paper's p_t), candidates of a word at most (K), variants of a text at most (N_a): of so many
     draws those that are new are kept. Candidates (Parquet) and rows (Arrow) are written once, under cache, keyed by all that
-    they depend on.
+    they depend on. language: of the texts, whose stop words stay (`stop_words.py`).
 
     Deviation: while the second text of a pair varies, the first is the original; the release leaves its last variant there.
     Deviation: the words of the original with blanks between are no variant; in the release they may be one.
@@ -86,6 +88,7 @@ class Augment:
         probability: float,
         candidates: int,
         variants: int,
+        language: str,
         precision: str,
         cache: str,
         seed: int,
@@ -98,7 +101,7 @@ class Augment:
             if not possible:
                 wanted = "a share from 0 to 1" if name == "probability" else "a number from 1 up"
                 raise ValueError(f"augment.{name}={value}: {wanted} is wanted; without augmentation: augment=none.")
-        self.masked_lm, self.vectors, self.precision = masked_lm, vectors, precision
+        self.masked_lm, self.vectors, self.precision, self.language = masked_lm, vectors, precision, language
         self.probability, self.candidates, self.variants = probability, candidates, variants
         self.cache, self.seed = Path(cache), seed
 
@@ -107,13 +110,14 @@ class Augment:
         table = rows.with_format("arrow")[:]
         columns = [name for name in rows.column_names if name != "label"]
         sentences = sorted({text for column in columns for text in rows[column]}, key=lambda text: (-len(text), text))
-        asked = [FORMAT, _digest(network), self.candidates, self._vectors_id(), sentences]
+        asked = [FORMAT, _digest(network), self.candidates, self._vectors_id(), self.language, sentences]
         drawn = [asked, rows.column_names, [rows[name][:] for name in rows.column_names]]
         drawn += [self.probability, self.variants, self.seed]
         found, kept = (self.cache / f"{name}-{_key(of)}" for name, of in (("candidates", asked), ("augmented", drawn)))
 
         def ask(scratch: Path) -> None:
-            source = Candidates(network, count=self.candidates, vectors=self.vectors, precision=self.precision)
+            how = {"vectors": self.vectors, "precision": self.precision, "language": self.language}
+            source = Candidates(network, count=self.candidates, **how)
             scratch.mkdir()
             with pq.ParquetWriter(scratch / CANDIDATES, SCHEMA) as writer:
                 for answered in _ask(source, sentences):
@@ -135,7 +139,14 @@ class Augment:
                 soft_wrap=True,
             )
 
-        return Dataset.from_file(str(keep(kept, augment) / ROWS))
+        if self.language not in STOP_WORDS:
+            known = f"only {', '.join(STOP_WORDS)} has a list of stop words"
+            say(f"augment.language={self.language}: {known}, so any word of letters may be replaced.")
+        made = Dataset.from_file(str(keep(kept, augment) / ROWS))
+        if len(made) == len(rows):
+            why = f"are not of letters, or stop words, or have no other (or augment.probability={self.probability} is too low)"
+            say(f"augment: none of the {len(rows):,} rows has a variant, so training has these rows alone: their words {why}.")
+        return made
 
     def _augmented(self, table: pa.Table, columns: list[str], found: pa.Table, share: Share) -> Iterator[pa.Table]:
         place = {sentence: i for i, sentence in enumerate(found["sentence"].to_pylist())}

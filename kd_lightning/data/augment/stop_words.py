@@ -1,4 +1,6 @@
-"""The closed classes of English: words that carry grammar and are not replaced."""
+"""Which words may be replaced: those of letters, but for the closed classes of a language, which carry its grammar."""
+
+import unicodedata
 
 DETERMINERS = (
     "a an the this that these those each every either neither both all any some no none few many much more most less least "
@@ -26,6 +28,10 @@ ADVERBS = (  # those that stand for no content of their own
     "not only just very too then there here now when where why how whenever wherever however again further once ever also thus "
     "hence therefore"
 )
-STOP_WORDS = frozenset(
-    " ".join((DETERMINERS, PRONOUNS, AUXILIARIES, CONTRACTIONS, PREPOSITIONS, CONJUNCTIONS, ADVERBS)).split()
-)
+ENGLISH = " ".join((DETERMINERS, PRONOUNS, AUXILIARIES, CONTRACTIONS, PREPOSITIONS, CONJUNCTIONS, ADVERBS)).split()
+STOP_WORDS = {"en": frozenset(ENGLISH)}  # language -> its words in lower case; one without a list has none
+
+
+def of_letters(word: str) -> bool:
+    """Whether a word is of letters, in any script, with the marks that belong to them (vowel signs, accents)."""
+    return word[:1].isalpha() and all(sign.isalpha() or unicodedata.category(sign)[0] == "M" for sign in word)

@@ -17,6 +17,7 @@ from kd_lightning.encoder import INPUTS, Encoder, label_settings
 from kd_lightning.student.adabert.architecture import Architecture, random_like, read
 from kd_lightning.student.adabert.network import AdaBertConfig, AdaBertForSequenceClassification, TwoTexts
 from kd_lightning.student.low_resource import classifier_spec
+from kd_lightning.trim import Vocabulary, fitting
 from kd_lightning.views import Batch, Needs, Readout, View
 
 
@@ -67,14 +68,21 @@ def set_words(embeddings: TwoTexts, vectors: Tensor) -> None:
 
 
 def student(
-    teacher: Encoder, *, path: str, inherit: bool, random_seed: int | None, embeddings: Embeddings, **shape: Any
+    teacher: Encoder,
+    *,
+    path: str,
+    inherit: bool,
+    random_seed: int | None,
+    embeddings: Embeddings,
+    vocabulary: Vocabulary | None = None,
+    **shape: Any,
 ) -> AdaBert:
     """The network of an architecture. path: its file, or the folder of a search. shape: see `config_for`.
 
     inherit: with the weights that the search left in that folder. random_seed: null, or a number: not that architecture but a
     random one of as many cells and weights, which follows from the number.
     """
-    architecture = read(path)
+    architecture, teacher = read(path), fitting(teacher, vocabulary)
     if inherit and (random_seed is not None or not Path(path).is_dir()):
         raise ValueError("student.inherit=true: only the folder of a search has weights, and of its own architecture alone.")
     if inherit:

@@ -24,6 +24,7 @@ from kd_lightning.student.adabert.cell import Cell, Places, Step, operation, run
 from kd_lightning.student.adabert.model import Embeddings, config_for, set_words
 from kd_lightning.student.adabert.network import AdaBertConfig, AdaBertForSequenceClassification, TwoTexts, represent
 from kd_lightning.student.low_resource import classifier_spec
+from kd_lightning.trim import Vocabulary, fitting
 from kd_lightning.views import Batch, Needs, Readout, View
 
 PAPER_CELLS = 8  # the most there can be in the paper: its weight of the efficiency loss is for these
@@ -227,8 +228,12 @@ class SearchNetwork(nn.Module):
         return View(dict(enumerate(shown.hidden_states or ())), readout=partial(_rows, shown.logits))
 
 
-def student(teacher: Encoder, *, cells: int, embeddings: Embeddings, **shape: Any) -> SearchNetwork:
-    """cells: the most there can be. shape: see `adabert.config_for`."""
+def student(
+    teacher: Encoder, *, cells: int, embeddings: Embeddings, vocabulary: Vocabulary | None = None, **shape: Any
+) -> SearchNetwork:
+    """cells: the most there can be. vocabulary: which of the teacher's tokens it reads; None: all. shape: see
+    `adabert.config_for`."""
+    teacher = fitting(teacher, vocabulary)
     network = SearchNetwork(config_for(teacher, architecture=LARGEST, **shape), cells, teacher.tokenizer)
     set_words(network.body.embeddings, embeddings(teacher.tokenizer, teacher))
     return network

@@ -7,11 +7,12 @@ from transformers import BertConfig, BertForMaskedLM, RobertaTokenizer
 
 from kd_lightning.data.augment import candidates
 from kd_lightning.data.augment.candidates import Candidates
+from kd_lightning.data.augment.stop_words import of_letters
 from kd_lightning.encoder import Encoder, masked_lm
 
 
-def asked_of(network, *sentences: str, count: int = 3, vectors: str | None = None) -> list[list[list[str]]]:
-    found = Candidates(network, count=count, vectors=vectors, precision="32-true")(sentences)
+def asked_of(network, *sentences: str, count: int = 3, vectors: str | None = None, language="en") -> list[list[list[str]]]:
+    found = Candidates(network, count=count, vectors=vectors, precision="32-true", language=language)(sentences)
     assert found["sentence"].to_pylist() == list(sentences)
     return found["candidates"].to_pylist()
 
@@ -36,8 +37,46 @@ def test_of_the_count_best_those_that_continue_a_word_or_are_no_word_are_dropped
 
 def test_stop_words_numbers_punctuation_and_other_letters_are_not_asked_about(scripted):
     network = scripted()
-    assert asked_of(network, "the was not 3 , . ' don't I'll", "фильм b3 été", "") == [[[]] * 13, [[]] * 2 + [["ete"]], []]
-    assert [len(batch["input_ids"]) for batch in network.asked] == [1]
+    assert asked_of(network, "the was not 3 , . ' don't I'll", "b3 3b", "") == [[[]] * 13, [[]] * 2, []]
+    assert not network.asked
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [(word, True) for word in ("film", "Été", "영화가", "映画", "हिन्दी", "e\u0301te\u0301")]
+    + [(word, False) for word in ("", "b3", "३", "well-known", "don't", "👍", "\u0301", "ㅋㅋ!")],
+)
+def test_a_word_of_letters_is_so_in_any_script_with_its_marks(word, expected):
+    assert of_letters(word) == expected
+
+
+def test_words_of_any_script_are_asked_about(scripted, words):
+    rest = ["##ly", "##ful"]
+    script = {"영화": ["드라마", "##ly", "좋다"], "좋다": ["영화", *rest], "हिन्दी": ["film", *rest]}
+    network = scripted(script, lower=False)
+    found = asked_of(network, "영화 , 좋다 3 हिन्दी", language="ko")
+    assert found == [[["드라마", "좋다"], [], ["영화"], [], ["film"]]]
+    asked = [[words[i] for i in ids[1:6]] for batch in network.asked for ids in batch["input_ids"].tolist()]
+    assert [row.index("[MASK]") for row in asked] == [0, 2, 4]
+
+
+def test_stop_words_are_those_of_the_language_of_the_texts(scripted):
+    assert asked_of(scripted({"the": ["film"]}), "the cat", count=1) == [[[], ["cat"]]]
+    assert asked_of(scripted({"the": ["film"]}), "the cat", count=1, language="ko") == [[["film"], ["cat"]]]
+
+
+def test_a_word_that_the_vocabulary_does_not_know_stays_but_where_a_file_has_it(scripted, tmp_path):
+    network = scripted({"cat": ["dog"]})
+    assert asked_of(network, "zebra cat", count=1) == [[[], ["dog"]]]
+    path = tmp_path / "glove.txt"
+    path.write_text("zebra 1 0\nhorse 1 0.1\n", encoding="utf-8")
+    assert asked_of(network, "zebra cat", count=1, vectors=str(path)) == [[["horse"], ["dog"]]]
+
+
+def test_a_word_that_occurs_twice_is_asked_about_in_both_places(scripted):
+    network = scripted({"film": ["movie"]})
+    assert asked_of(network, "film , film", count=1) == [[["movie"], [], ["movie"]]]
+    assert sum(len(batch["input_ids"]) for batch in network.asked) == 2
 
 
 def test_a_word_of_several_pieces_gets_its_nearest_words_or_itself(scripted, tmp_path):
@@ -50,7 +89,7 @@ def test_a_word_of_several_pieces_gets_its_nearest_words_or_itself(scripted, tmp
 
 def test_a_cased_vocabulary_keeps_case(scripted):
     network = scripted({"good": ["fine"]}, lower=False)
-    found = Candidates(network, count=1, vectors=None, precision="32-true")(["The good Cat"])
+    found = Candidates(network, count=1, vectors=None, precision="32-true", language="en")(["The good Cat"])
     assert found["words"].to_pylist() == [["The", "good", "Cat"]]
     assert found["candidates"].to_pylist()[0][:2] == [[], ["fine"]]
 
@@ -96,7 +135,7 @@ def test_batches_of_any_size_say_what_transformers_says_of_one_sequence_without_
 
 
 def test_an_empty_answer_is_a_table_too(scripted):
-    found = Candidates(scripted(), count=1, vectors=None, precision="32-true")([""])
+    found = Candidates(scripted(), count=1, vectors=None, precision="32-true", language="en")([""])
     assert found.schema.field("candidates").type == pa.list_(pa.list_(pa.string()))
 
 

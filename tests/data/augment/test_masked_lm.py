@@ -9,6 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from kd_lightning.data.augment.masked_lm import Augment, Share, draws
+from kd_lightning.data.formats import say
 
 TEXTS = ["The film was good.", "3 , not", "good dog , good cat", ""]
 SCRIPT = {"film": ["movie"], "good": ["fine"], "dog": ["cat"], "cat": ["dog"]}
@@ -21,7 +22,7 @@ def augment(scripted, tmp_path):
     def make(script=None, network=None, **other) -> Augment:
         network = network or scripted(SCRIPT if script is None else script)
         given = {"vectors": None, "probability": 0.4, "candidates": 1, "variants": 10, "seed": 3}
-        given |= {"precision": "32-true", "cache": str(tmp_path / "cache")} | other
+        given |= {"language": "en", "precision": "32-true", "cache": str(tmp_path / "cache")} | other
         augment = Augment(masked_lm=lambda: network, **given)
         augment.network = network
         return augment
@@ -234,3 +235,22 @@ def test_a_damaged_file_is_told_and_made_again(name, damage, augment, tmp_path, 
 def test_numbers_that_mean_nothing_are_refused(given, words, augment):
     with pytest.raises(ValueError, match=words):
         augment(**given)
+
+
+def test_where_nothing_can_change_it_is_said_whether_the_rows_are_new_or_kept(augment, capsys):
+    given = rows(["3 , .", "the was", ""])
+    for _ in range(2):
+        say.cache_clear()
+        assert augment(probability=1)(given).to_dict() == given.to_dict()
+        assert "augment: none of the 3 rows has a variant, so training has these rows alone: their" in capsys.readouterr().out
+    augment(probability=1)(rows())
+    assert "none of the" not in capsys.readouterr().out
+
+
+def test_a_language_without_stop_words_is_said_and_its_rows_are_others(augment, capsys):
+    say.cache_clear()
+    script = SCRIPT | {"the": ["bad"]}
+    assert len(augment(script, probability=1)(rows(["the film"]))) == 2
+    assert "has a list of stop words" not in capsys.readouterr().out
+    assert augment(script, probability=1, language="ko")(rows(["the film"]))["sentence"][:] == ["the film", "bad movie"]
+    assert "augment.language=ko: only en has a list of stop words, so any word of letters may be re" in capsys.readouterr().out
