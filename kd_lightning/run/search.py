@@ -25,6 +25,7 @@ from kd_lightning.keep import lock
 from kd_lightning.run.chain import plan
 from kd_lightning.run.mistake import MISTAKES, sentence
 from kd_lightning.run.sweep import Found, keep_result, lower_is_better, summarise
+from kd_lightning.run.typed import program
 
 if TYPE_CHECKING:
     import optuna
@@ -68,7 +69,8 @@ def search(cfg: DictConfig, overrides: list[str], run_chain: Chain) -> float:
                 "Choose another folder, or give what it was begun with."
             )
         study.set_user_attr(ABOUT, about)
-    more = [sys.executable, *sys.argv, "hparams_search.workers=1"]
+    begins = program()[1:] if "-m" in program() else sys.argv[:1]
+    more = [sys.executable, *begins, *sys.argv[1:], "hparams_search.workers=1"]
     others = [subprocess.Popen(more) for _ in range(wanted.workers - 1)]
     try:
         while asked := ask(study, wanted, cfg.seed, folder):
