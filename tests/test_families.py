@@ -1,5 +1,6 @@
 """Which architectures serve which terms, measured on tiny networks of random weights; the README's table is compared."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -70,18 +71,18 @@ def served(do) -> bool:
     return True
 
 
-def measure(place: Path, name: str) -> list[bool]:
+def measure(place: Path, name: str, texts: Sequence[str] = TEXTS) -> list[bool]:
     """A cell of each column. What is served equals plain transformers, one text at a time."""
     if not served(lambda: masked_lm(place)):
         assert not served(lambda: classifier(place, LABELS))
         return [False] * len(COLUMNS)
     encoder, tokenizer = masked_lm(place), AutoTokenizer.from_pretrained(place)
     plain = AutoModelForMaskedLM.from_pretrained(place, dtype=torch.float32).eval()
-    batch = dict(tokenizer(list(TEXTS), padding=True, return_tensors="pt"))
+    batch = dict(tokenizer(list(texts), padding=True, return_tensors="pt"))
     with torch.no_grad():
         view = encoder(batch, Needs(hidden=frozenset(range(5)), logits=True))
         low = encoder(batch, Needs(hidden=frozenset({2}))).hidden[2]
-        for row, text in enumerate(TEXTS):
+        for row, text in enumerate(texts):
             expected, length = alone(plain, tokenizer, text), len(tokenizer(text)["input_ids"])
             kept = length - (name == "MobileBERT")  # whose last word reads the padding beside it
             for k in range(5):
@@ -92,7 +93,7 @@ def measure(place: Path, name: str) -> list[bool]:
         head = classifier(place, LABELS)
         head.model.save_pretrained(place / "head")
         theirs = AutoModelForSequenceClassification.from_pretrained(place / "head", dtype=torch.float32).eval()
-        for row, text in enumerate(TEXTS):
+        for row, text in enumerate(texts):
             shown = head(batch, Needs(logits=True)).logits(torch.tensor([row]))
             assert_close(shown, alone(theirs, tokenizer, text).logits, rtol=1e-3, atol=1e-4)
     attention = served(lambda: AttentionMatch(1.0, layers="uniform", valid_only=True).bind(encoder.spec, encoder.spec))

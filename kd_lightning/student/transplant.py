@@ -80,6 +80,8 @@ def _resized(config: PreTrainedConfig, layers: Sequence[int], shape: Mapping[str
     for name, value in fields.items():
         if isinstance(value, list) and len(value) == config.num_hidden_layers and max(layers) <= len(value):
             fields[name] = [value[layer - 1] for layer in layers]
+    if fields.get("pooler_hidden_size") == config.hidden_size:  # DeBERTa keeps its own note of the width
+        fields["pooler_hidden_size"] = fields[config.attribute_map.get("hidden_size", "hidden_size")]
     return type(config).from_dict(fields)
 
 

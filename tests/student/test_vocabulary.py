@@ -10,7 +10,17 @@ from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, Rob
 from kd_lightning.student import fresh
 from kd_lightning.student.vocabulary import morphemes, pieces, words, words_or_pieces
 
+GERMAN = (
+    "Die größte Straße führt übers Öl-Land: STRAẞE, Äpfel, süße Grüße.",
+    "Ob Füße, Flüsse oder Flüße? Im Übrigen heißt es »Maß« und nicht »Mass«.",
+)
+TURKISH = (
+    "Işık İzmir'de ağır ağır söndü; kızım ÇİÇEK'i Iğdır'da gördü.",
+    "Şoför, ılık çayını içip ĞÜŞİÖÇ yazdı: I ile İ, ı ile i ayrı harflerdir.",
+)
 TEXTS = (
+    *GERMAN,
+    *TURKISH,
     "한국어 형태소를 읽는다",
     "東京 で 日本語",
     "Émile's café, größer als İstanbul",
@@ -26,10 +36,10 @@ def reader(*texts: str) -> SimpleNamespace:
     return SimpleNamespace(splits=lambda unlabelled: {"train": rows, "validation": rows})
 
 
-def learned(folder) -> PreTrainedTokenizerFast:
+def learned(folder, **case: bool) -> PreTrainedTokenizerFast:
     (folder / "text.txt").write_text("\n".join(TEXTS * 3), encoding="utf-8")
-    given = {"text_files": [str(folder / "text.txt")], "cache": str(folder / "cache"), "vocab_size": 300, "max_length": 64}
-    return fresh.bert(**given, **SHAPE).tokenizer
+    given = {"text_files": [str(folder / "text.txt")], "cache": str(folder / "cache"), "vocab_size": 300, "max_length": 128}
+    return fresh.bert(**given, **case, **SHAPE).tokenizer
 
 
 def letters(text: str) -> list[tuple[int, int, str]]:
@@ -38,25 +48,40 @@ def letters(text: str) -> list[tuple[int, int, str]]:
 
 
 MADE = {
-    "words": lambda folder: words(None, reader=reader(*TEXTS), size=500),
-    "morphemes": lambda folder: morphemes(None, reader=reader(*TEXTS), analyser=letters, size=500),
+    "words": lambda folder, **case: words(None, reader=reader(*TEXTS), size=500, **case),
+    "morphemes": lambda folder, **case: morphemes(None, reader=reader(*TEXTS), analyser=letters, size=500, **case),
     "fresh": learned,
 }
 
 
-def plain(text: str) -> str:
-    """Without blanks and case, composed."""
-    return unicodedata.normalize("NFC", "".join(text.split()).lower())
+def plain(text: str, lowercase: bool) -> str:
+    """Without blanks, composed, and in lower case where that is asked, which Python knows by itself."""
+    return unicodedata.normalize("NFC", "".join((text.lower() if lowercase else text).split()))
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("kind", MADE)
-def test_every_tokenizer_that_is_trained_gives_the_text_back(kind, tmp_path):
-    tokenizer = MADE[kind](tmp_path)
+def test_every_tokenizer_that_is_trained_gives_the_text_back(kind, lowercase, tmp_path):
+    tokenizer = MADE[kind](tmp_path, lowercase=lowercase)
     tokenizer.save_pretrained(tmp_path / "saved")
     BertConfig().save_pretrained(tmp_path / "saved")
     for reads in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "saved")):
         back = [reads.decode(reads(text)["input_ids"], skip_special_tokens=True) for text in TEXTS]
-        assert [plain(text) for text in back] == [plain(text) for text in TEXTS]
+        assert [plain(text, False) for text in back] == [plain(text, lowercase) for text in TEXTS]
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_without_accents_letters_stay_that_have_none(kind, tmp_path):
+    """ß, ẞ and the dotless ı are letters of their own; the dot of an İ and what stands on a Ğ are accents. Lower case is
+    that of no language: the Turkish I becomes i."""
+    tokenizer = MADE[kind](tmp_path, strip_accents=True)
+    back = [tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) for text in (*GERMAN, *TURKISH)]
+    assert [plain(text, False) for text in back] == [
+        "diegroßtestraßefuhrtubersol-land:straße,apfel,sußegruße.",
+        "obfuße,flusseoderfluße?imubrigenheißtes»maß«undnicht»mass«.",
+        "isıkizmir'deagıragırsondu;kızımcicek'iigdır'dagordu.",
+        "sofor,ılıkcayınıicipgusiocyazdı:iilei,ıileiayrıharflerdir.",
+    ]
 
 
 def test_a_syllable_of_hangul_is_one_character_and_accents_go_where_that_is_asked():
