@@ -69,7 +69,7 @@ class Answers(nn.Module):
             logits = np.average(read, axis=0, weights=self.weights)
         else:
             shares = np.average(_softmax(read), axis=0, weights=self.weights)
-            logits = read[0] if len(read) == 1 else np.log(shares.clip(LEAST))
+            logits = read[0] if len(read) == 1 else _logits_of(shares)
         self.logits = torch.from_numpy(logits).float()
 
     def forward(self, batch: Batch, needs: Needs) -> View:
@@ -187,7 +187,14 @@ def _logits(values: np.ndarray, kind: str | None, file: Path) -> np.ndarray:
         if kind == PROBABILITIES:
             raise ValueError(f"{quoted} are no probabilities. Write teacher.kind=logits if they are those.")
         raise ValueError(f"{quoted} may be logits or damaged probabilities. Write teacher.kind=logits if they are those.")
-    return np.log((values / sums[:, None]).clip(LEAST))
+    return _logits_of(values / sums[:, None])
+
+
+def _logits_of(shares: np.ndarray) -> np.ndarray:
+    """Probabilities leave the sum of a row's logits open. Here it is 0: a loss on the logits themselves, as a small student
+    has, would otherwise first teach how far below 0 they lie."""
+    logits = np.log(shares.clip(LEAST))
+    return logits - logits.mean(-1, keepdims=True)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -154,3 +154,10 @@ def test_a_file_that_is_not_there_or_of_another_kind_is_named(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match=r"a\.txt ends in none of \.csv, \.jsonl"):
         made(str(tmp_path / "a.txt"))
+
+
+def test_of_probabilities_and_of_an_average_the_logits_of_a_row_add_up_to_zero(written):
+    """For a loss on the logits themselves, which sees an offset that probabilities do not have."""
+    files = [written("a.csv", table()), written("b.csv", table([0.3, 0.3, 0.6, 0.5, 0.1]))]
+    for answers in (made(files[0]), made(*files)):
+        np.testing.assert_allclose(shown(answers, [0, 1, 2, 3, 4]).sum(-1).numpy(), 0, atol=1e-5)
