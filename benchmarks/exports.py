@@ -1,10 +1,10 @@
 """Every student in every format: `python benchmarks/exports.py docs_topic sst2 --out exports --steps 300 glue=<folder>`.
 
 For each task it trains a student of every method at scale demo, for so many updates a stage (enough to answer, too few to be
-good), and exports it by `python -m kd_lightning.export --int8 --openvino`. A format that changes more answers than `--tolerance`
-is left out, as there. Printed and written to `exports.md` are the size, the task's metric, the share of answers that are no
-longer PyTorch's, and the milliseconds for one text and for 32: the fastest tenth. What is trained already is not trained again;
-`--train` stops there, so that the clock can be left to a quiet machine.
+good), and exports it as `python -m kd_lightning.export --int8 --openvino` does. A format that changes more answers than
+`--tolerance` is left out. Printed and written to `exports.md` are the size, the task's metric, the share of answers that are
+no longer PyTorch's, and the milliseconds for one text and for 32: the fastest tenth. What is trained already is not trained
+again; `--train` stops there, so that the clock can be left to a quiet machine.
 """
 
 import argparse
