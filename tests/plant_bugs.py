@@ -65,6 +65,14 @@ BUGS: dict[str, list[Change]] = {
         ("distiller", "decay_groups([self.student, self.objective],", "decay_groups([self],"),
     ],
     "teacher saved": [("distiller", 'if not k.startswith("teacher.")', "if k")],
+    "what nobody reads is in the optimizer": [
+        ("distiller", "parameter.requires_grad and parameter in read", "parameter.requires_grad")
+    ],
+    "a phase lets more learn than it reads": [("callback/progressive", " and parameter in self.read[self.phase]", "")],
+    "what learns is found with dropout": [("reach", "    network.eval()\n", "")],
+    "a process's batch counts whatever its rows": [
+        ("objective", "processes() * counts / summed(counts).clamp(min=1)", "counts**0")
+    ],
     "weights ignored": [("objective", "weights[name] * part", "part")],
     "metrics not reset": [("callback/metrics", "self.measured[who].reset()", "")],
     "agreement not reset": [("callback/metrics", "self.agreement.reset()", "")],

@@ -50,6 +50,7 @@ MEANT = (
     r".*does not have many workers",
     r"You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable",
     r".*LeafSpec.* is deprecated",
+    r".*functional.all_gather is deprecated",
 )
 
 
