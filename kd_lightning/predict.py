@@ -63,7 +63,10 @@ class Classifier:
             batch = pad(tokens, lengths[rows], self.tokenizer.pad_token_id)
             return self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits.float().cpu()
 
-        return in_row_order((answer(rows) for rows in plan), plan, len(texts))
+        logits = in_row_order((answer(rows) for rows in plan), plan, len(texts))
+        if not logits.isfinite().all():
+            raise ValueError("this model's answers are not finite, so its weights are damaged. Train or copy it anew.")
+        return logits
 
     def __call__(self, texts: list[tuple[str, ...]]) -> list[Row]:
         """`label` and `probability` of each text or pair, or its `score`."""

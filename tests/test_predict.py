@@ -236,6 +236,18 @@ def test_what_is_no_classifier_is_refused(artifact, command, tmp_path):
         command(artifact(), tmp_path / "none.txt")
 
 
+def test_weights_that_are_not_finite_have_no_answers(artifact, command, tmp_path):
+    folder = artifact()
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    next(model.classifier.parameters()).data.fill_(float("nan"))
+    model.save_pretrained(folder)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    (tmp_path / "a.txt").write_text("w7\n")
+    with pytest.raises(SystemExit, match="answers are not finite"):
+        command(folder, tmp_path / "a.txt", "--out", tmp_path / "out.tsv")
+    assert not (tmp_path / "out.tsv").exists()
+
+
 def test_a_line_without_a_tab_is_no_pair(artifact, command, tmp_path):
     (tmp_path / "a.txt").write_text("w7\tw8\nw9\n")
     with pytest.raises(SystemExit, match="line 2: no pair: a tab must stand between first and second"):

@@ -167,9 +167,10 @@ class LabelledText(L.LightningDataModule):
 
     def _tokenise(self) -> None:
         texts = [name for name in self.rows["train"].column_names if name != "label"]
+        tokenizer, max_length = self.tokenizer, self.max_length  # alone: datasets makes a copy of all that `tokens` knows
 
         def tokens(batch: dict[str, list]) -> dict[str, list]:
-            encoded = encode(self.tokenizer, [batch[column] for column in texts], self.max_length)
+            encoded = encode(tokenizer, [batch[column] for column in texts], max_length)
             return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
         self.splits = {

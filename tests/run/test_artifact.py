@@ -173,7 +173,7 @@ def test_batches_come_into_the_order_of_the_rows_and_are_not_held_meanwhile():
             yield batch
             del batch
 
-    found = in_row_order(batches(), plan)
+    found = in_row_order(batches(), plan, 20)
     assert found.tolist() == [[row, 10.0 * row] for row in range(20)]
     assert max(most) <= 2
     assert len(most) == 10
