@@ -25,8 +25,7 @@ FORMS = ["onnx", "int8", "openvino"]
 
 
 def train(task: str, method: str, steps: int, settings: list[str], out: Path) -> None:
-    words = [f"method={method}", "stage=task", f"task={task}", f"trainer.max_steps={steps}", "trainer.max_epochs=-1"]
-    words += [f"trainer.val_check_interval={steps}", "trainer.check_val_every_n_epoch=null", *SMALL.get(method, [])]
+    words = [f"method={method}", "stage=task", f"task={task}", f"trainer.max_steps={steps}", *SMALL.get(method, [])]
     command = [sys.executable, "train.py", *words, f"artifacts={out / 'artifacts'}", f"cache={out / 'cache'}", *settings]
     subprocess.run(command, cwd=ROOT, check=True)
 
