@@ -1,6 +1,7 @@
 """A chain before it runs: every stage is built and takes a few steps, so that mistakes and hours are known beforehand."""
 
 import io
+import math
 import os
 import resource
 import sys
@@ -63,9 +64,10 @@ def estimate(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDat
     data.setup("fit")
     sizes = data.sizes()
     rows, tokens = (variants * number for number in sizes["train"])
-    batches, share = variants * len(data.train_dataloader()), cfg.trainer.accumulate_grad_batches
-    updates, validations = length(cfg, -(-batches // share))
-    if updates <= SHORT or int(os.environ.get("WORLD_SIZE", 1)) > 1:  # one of several processes cannot train alone
+    processes = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    batches, share = variants * len(data.train_dataloader()) / processes, cfg.trainer.accumulate_grad_batches
+    updates, validations = length(cfg, math.ceil(batches / share))
+    if updates <= SHORT or processes > 1:  # one of several cannot train alone
         return Estimate(rows, tokens, updates, None, None)
     sample, clock = data.sample(ROWS), Clock()
     trainer = L.Trainer(
