@@ -95,8 +95,8 @@ def never_predicted(result: Result) -> Iterator[str]:
 
 def still_rising(result: Result) -> Iterator[str]:
     """The last of at least three validations in training is the best by more than `RISE`."""
-    curve = _curve(result.folders[0], result.record.metric)
-    scores = [score for _, score in curve]
+    curve = _validations(result.folders[0], result.record.metric)
+    scores = [score for _, score in curve[:-1]]
     if len(scores) < 3 or scores[-1] - max(scores[:-1]) <= RISE:
         return
     yield (
@@ -155,10 +155,10 @@ def _mean(scores: list[float]) -> float | None:
 
 def _longer(result: Result) -> str:
     """Train twice as long, in updates where it is known how many there were."""
-    trainer, curve = f"stages.{result.record.stage}.trainer", _curve(result.folders[0], result.record.metric)
+    trainer, curve = f"stages.{result.record.stage}.trainer", _validations(result.folders[0], result.record.metric)
     if not curve:
         return f"train longer: {_again(f'{trainer}.max_epochs=20')}"
-    return f"train twice as long: {_again(f'{trainer}.max_epochs=-1', f'{trainer}.max_steps={2 * (int(curve[-1][0]) + 1)}')}"
+    return f"train twice as long: {_again(f'{trainer}.max_epochs=-1', f'{trainer}.max_steps={2 * int(curve[-1][0])}')}"
 
 
 def _again(*settings: str) -> str:
@@ -166,11 +166,8 @@ def _again(*settings: str) -> str:
     return f"run its command again with {' '.join(map(shlex.quote, settings))}."
 
 
-def _curve(folder: Path, metric: str) -> reading.Curve:
-    """(updates so far less one, score) of each validation in training.
-
-    The last one is left out: after training the weights that are kept are measured once more. Of a search too nothing is said,
-    whose length also sets how fast its temperature falls.
-    """
+def _validations(folder: Path, metric: str) -> reading.Curve:
+    """(updates so far less one, score) of each validation in training, and at the end (updates, score) of the weights that are
+    kept. Nothing is said of a search, whose length also sets how fast its temperature falls."""
     found = reading.curves(folder)
-    return [] if any(name.startswith("search/") for name in found) else found.get(metric, [])[:-1]
+    return [] if any(name.startswith("search/") for name in found) else found.get(metric, [])

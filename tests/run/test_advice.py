@@ -32,7 +32,7 @@ def artifact(tmp_path, write_record):
         if curve:
             run = tmp_path / f"{name}.run"
             run.mkdir()
-            lines = [f"{n},{10 * n + 9},{value}" for n, value in enumerate(curve)] + [f"9,99,{max(curve)}"]
+            lines = [f"{n},{10 * n + 9},{value}" for n, value in enumerate(curve)] + [f"9,{10 * len(curve)},{max(curve)}"]
             (run / "metrics.csv").write_text("\n".join(["epoch,step,val/student/accuracy", "0,4,", *lines]) + "\n")
         return folder
 
