@@ -58,10 +58,12 @@ def _check_ids(path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTo
 
 
 def _check_words(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Words of the vocabulary, read as text: those that begin a word, without the sign of it that SentencePiece and byte pairs
-    have."""
+    """Words of the vocabulary, read as text, without the sign of a word's begin (SentencePiece, byte pairs) or of its end."""
     unknown = tokenizer.unk_token_id
-    whole = sorted({name.lstrip("▁Ġ") for name in tokenizer.get_vocab()} - set(tokenizer.all_special_tokens))
+    model = getattr(getattr(tokenizer, "_tokenizer", None), "model", None)
+    suffix = getattr(model, "end_of_word_suffix", None) or ""
+    named = {name.removesuffix(suffix).lstrip("▁Ġ") for name in tokenizer.get_vocab() if name.endswith(suffix)}
+    whole = sorted(named - set(tokenizer.all_special_tokens))
     words = [name for name in whole if len(name) > 1 and name.isalpha()]
     if unknown is None or len(words) < FEW:
         return

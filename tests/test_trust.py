@@ -285,7 +285,8 @@ def test_the_members_of_a_submission_are_the_leaderboards(run, artifact, write_r
     text = (own / "task" / "sst2.yaml").read_text().replace("{SST-2: test}", "{../../../x: test}")
     assert "../../../x" in text
     (conf / "task" / "sst2.yaml").write_text(text)
-    monkeypatch.setattr("kd_lightning.run.task.CONF", conf)
+    for module in ("task", "mistake"):
+        monkeypatch.setattr(f"kd_lightning.run.{module}.CONF", conf)
     assert "submission names ../../../x; the leaderboard takes CoLA, SST-2" in run("submission")[1]
     assert not (tmp_path / "out.zip").exists()
 

@@ -27,8 +27,6 @@ def distances(student: Path, teacher: Path, rows: Sequence[tuple[str, ...]], len
 def states(folder: Path, rows: Sequence[tuple[str, ...]], length: int) -> list[Tensor]:
     """Of each layer [N, hidden], in float64; empty for a network without layers."""
     config = reading.config(folder)
-    if getattr(config, "num_hidden_layers", None) is None:
-        return []
     model, tokenizer = reading.model(folder).eval(), reading.tokenizer(folder)
     found: list[list[Tensor]] = []
     for begin in range(0, len(rows), BATCH):
@@ -37,7 +35,9 @@ def states(folder: Path, rows: Sequence[tuple[str, ...]], length: int) -> list[T
         if getattr(config, "type_vocab_size", 2) < 2:
             batch.pop("token_type_ids", None)
         mask = batch["attention_mask"].unsqueeze(-1)
-        hidden = model(**batch, output_hidden_states=True).hidden_states
+        hidden = getattr(model(**batch, output_hidden_states=True), "hidden_states", None)
+        if hidden is None:
+            return []
         found.append([((layer * mask).sum(1) / mask.sum(1)).double() for layer in hidden])
     return [torch.cat(layer) for layer in zip(*found, strict=True)]
 
