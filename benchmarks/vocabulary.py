@@ -121,7 +121,7 @@ def main() -> None:
             f"cache={chosen.out / 'cache'}",
             f"student.num_hidden_layers={LAYERS}",
         ]
-        command += ["compare=[{method: distilbert, stage: task, overrides: [student/vocabulary=used]}]", *chosen.settings]
+        command += ['compare=[{method: distilbert, stage: task, overrides: ["student/vocabulary=used"]}]', *chosen.settings]
         subprocess.run(command, cwd=ROOT, check=True)
 
 
