@@ -121,7 +121,8 @@ def main() -> None:
             f"cache={chosen.out / 'cache'}",
             f"student.num_hidden_layers={LAYERS}",
         ]
-        command += ['compare=[{method: distilbert, stage: task, overrides: ["student/vocabulary=used"]}]', *chosen.settings]
+        cut = f'overrides: ["student/vocabulary=used", "student.num_hidden_layers={LAYERS}"]'
+        command += [f"compare=[{{method: distilbert, stage: task, {cut}}}]", *chosen.settings]
         subprocess.run(command, cwd=ROOT, check=True)
 
 
