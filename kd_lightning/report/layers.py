@@ -1,6 +1,7 @@
 """How far each layer of a student is from each layer of its teacher, in what they make of the validation rows."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,15 +18,16 @@ def distances(student: Path, teacher: Path, rows: Sequence[tuple[str, ...]], len
     A row's state is the mean over its tokens, so that networks of other widths and other tokenizers can be compared. None
     where one of the two has no layers. rows: one text or a pair each. length: tokens, at most.
     """
-    both = [states(folder, rows[:ROWS], length) for folder in (student, teacher)]
+    both = [states(folder, tuple(rows[:ROWS]), length) for folder in (student, teacher)]
     if not all(both):
         return None
     return 1 - torch.stack([torch.stack([cka(ours, theirs) for theirs in both[1]]) for ours in both[0]])
 
 
+@cache
 @torch.inference_mode()
-def states(folder: Path, rows: Sequence[tuple[str, ...]], length: int) -> list[Tensor]:
-    """Of each layer [N, hidden], in float64; empty for a network without layers."""
+def states(folder: Path, rows: tuple[tuple[str, ...], ...], length: int) -> list[Tensor]:
+    """Of each layer [N, hidden], in float64; empty for a network without layers. Asked once of each network."""
     config = reading.config(folder)
     model, tokenizer = reading.model(folder).eval(), reading.tokenizer(folder)
     found: list[list[Tensor]] = []
