@@ -82,14 +82,18 @@ def say(stopped: Interrupted) -> None:
         print(f"{why} This goes on where it stopped: {_command()}", file=sys.stderr)
 
 
+def launched() -> int:
+    """How many processes torchrun or SLURM has started together."""
+    return max(int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+
+
 @contextmanager
 def others() -> Iterator[None]:
     """Says in a sentence, as a ValueError, that another of the processes that train together is gone."""
     try:
         yield
     except RuntimeError as error:
-        alone = all(int(os.environ.get(name, 1)) == 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
-        if alone or not LOST.search(str(error)):
+        if launched() == 1 or not LOST.search(str(error)):
             raise
         raise ValueError(
             "another process of this run has ended, and said why if it could. When that is mended, this goes on where it "

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import resource
 import sys
 import time
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.run.artifact import export
 from kd_lightning.run.chain import replaced
+from kd_lightning.run.interrupt import launched
 from kd_lightning.run.leftover import scratch
 from kd_lightning.run.stage import build, precision, quiet, store
 from kd_lightning.teacher.stored import StoredTeacher
@@ -64,7 +64,7 @@ def estimate(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDat
     data.setup("fit")
     sizes = data.sizes()
     rows, tokens = (variants * number for number in sizes["train"])
-    processes = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    processes = launched()
     batches, share = variants * len(data.train_dataloader()) / processes, cfg.trainer.accumulate_grad_batches
     updates, validations = length(cfg, math.ceil(batches / share))
     if updates <= SHORT or processes > 1:  # one of several cannot train alone
