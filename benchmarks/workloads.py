@@ -179,6 +179,7 @@ def distilbert(
     weights = {"temperature": 2.0, "soft": 5.0, "mlm": 2.0, "cosine": 1.0, "masked_only": masked_only}
     student = partial(
         transplant.distilbert,
+        path=None,
         num_hidden_layers=layers,
         copy_layers="uniform",
         copy_head=True,
@@ -213,7 +214,7 @@ def tinybert(name: str, bars: dict[str, float], *, size: int, length: int) -> Wo
     over tensors (foreach=False), which is kinder than the release's own loop in Python, and clips the global norm as
     ours does.
     """
-    student = partial(transplant.smaller, copy_layers=None, **TINYBERT_4)
+    student = partial(transplant.smaller, path=None, copy_layers=None, **TINYBERT_4)
 
     def ours(precision: str, device: str) -> Side:
         ours, theirs = encoders(BertForMaskedLM, bert(), student)

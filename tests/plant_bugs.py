@@ -39,11 +39,20 @@ BUGS: dict[str, list[Change]] = {
     "KL averaged over classes too": [("losses", "total / rows", "total / s.numel()")],
     "a chunk's gradient with the last chunk's rows": [("chunks", "out=grad_x[part]", "out=grad_x[-len(logits) :]")],
     "padding attended to in bfloat16": [
-        ("attention", "scores.masked_fill(~mask, torch.finfo(scores.dtype).min)", "scores.masked_fill(~mask.any(-1, True), 0)")
+        (
+            "attention",
+            "scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)",
+            "scores.masked_fill_(~mask.any(-1, True), 0)",
+        )
     ],
-    "a query without a key sees all in bfloat16": [
-        ("attention", "output.masked_fill(~mask.any(-1, keepdim=True), 0.0)", "output")
+    "what stays is not scaled up for what is dropped": [("dropout", "(x * scale).masked_fill_", "(x * 1.0).masked_fill_")],
+    "half is dropped whatever the probability": [("dropout", "bits < dropped - LEVELS // 2", "bits < 0")],
+    "dropout's gradient through what is dropped": [
+        ("dropout", "ctx.scale).masked_fill_(ctx.saved_tensors[0], 0.0)", "ctx.scale)")
     ],
+    "half the gradient of attention's scores": [("losses", "* (2 * scale)", "* scale")],
+    "a chunk's gradient in place of the former ones'": [("chunks", "add_(grown) if start", "copy_(grown) if start")],
+    "a query without a key sees all in bfloat16": [("attention", "output.masked_fill(~seeing, 0.0)", "output")],
     "a head that is not given the mask": [("encoder", "_Given(output))(**inputs)", "_Given(output))()")],
     "a norm after the last block in a lower layer": [("encoder", "if stop == layers else shown[0]", "")],
     "the positions of padding count": [("pairing", "0 if table.padding_idx is None else table.padding_idx + 1", "0")],

@@ -23,10 +23,11 @@ CORE = {  # module -> what of ours it may import
     "finite": set(),
     "reach": {"views"},
     "distiller": {"views", "terms", "objective", "finite", "reach"},
-    "attention": set(),
+    "dropout": set(),
+    "attention": {"dropout"},
     "tokenizer_check": set(),
     "pairing": {"views", "tokenizer_check"},
-    "encoder": {"views", "attention", "pairing"},
+    "encoder": {"views", "attention", "dropout", "pairing"},
     "trim": {"encoder"},
 }
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForMaskedLM, MobileBertConfig
 
-from kd_lightning.encoder import Encoder, masked_lm, tokenizer_of
+from kd_lightning.encoder import Encoder, masked_lm
+from kd_lightning.pairing import read_tokenizer
 from kd_lightning.student.ib_bert import IBBertConfig
 from kd_lightning.trim import Vocabulary, fitting, reading
 
@@ -20,7 +21,7 @@ def ib_bert(*, path: str | Path, max_length: int, **shape: bool | int | str) -> 
     path: a folder or hub name whose tokenizer it takes. max_length: positions, special tokens included. shape: fields
     of `transformers.MobileBertConfig`. It is pre-trained without dropout, as `fresh.bert` is; whoever fine-tunes it finds 0.1.
     """
-    tokenizer = tokenizer_of(path)
+    tokenizer = read_tokenizer(path)
     tokenizer.model_max_length = max_length
     read = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": max_length}
     dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
