@@ -60,7 +60,8 @@ def test_an_encoder_drops_out_with_it_and_not_when_it_is_asleep(make_encoder):
 
 
 def test_other_kinds_of_dropout_stay():
-    model = nn.Sequential(nn.Dropout2d(0.1), nn.Sequential(nn.Dropout(0.2)))
+    model = nn.Sequential(nn.Dropout2d(0.1), nn.Sequential(nn.Dropout(0.2), nn.Dropout(0.3).eval()))
     replace_dropout(model)
     assert type(model[0]) is nn.Dropout2d
-    assert type(model[1][0]) is Dropout
+    assert [type(module) for module in model[1]] == [Dropout, Dropout]
+    assert [module.training for module in model[1]] == [True, False]
