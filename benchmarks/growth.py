@@ -1,6 +1,6 @@
 """What grows with the data: `python benchmarks/growth.py [axis ...] [--mb 1 10 100] [--rows 1000 10000 100000 1000000] ...`.
 
-    corpus   the general stages of DistilBERT and TinyBERT over MB of text
+    corpus   the general stages of DistilBERT and TinyBERT over MB of text, which TinyBERT's finds tokenised already
     rows     a task's stages over its rows, two classes: teacher, TinyBERT's two, and DistilBERT's with soft targets
     classes  the same over classes, with five rows a class of the largest number that is asked for, and 10,000 at least
     length   the same over tokens a row, 2,000 rows
@@ -16,11 +16,11 @@ the parts, in seconds of the processor:
     metrics   what the metrics callback adds to these
     predict   the answers to the validation rows
     save      the artifact, with the figures on its card
-    rest      imports, configuration, and whatever is not above
+    rest      imports, configuration, the end of the process, and whatever is not above
 
 Networks are tiny, so that what grows with the data is seen; the words are of a vocabulary of 97 tokens, so that a metric of all
-tokens costs nothing. A size after --paper is not run: it lies on the straight line through the two largest that were, and its
-line says so.
+tokens costs nothing. The size --paper of the corpus is not run: its lines, which say so, lie on the straight lines through the
+two largest sizes that were, and a figure that did not grow from one to the other is left as it was.
 """
 
 import argparse
@@ -39,9 +39,9 @@ from kill import CHAINS, material
 from load import MB, most_held, on_processor, run, sentences, table, table_task, words
 
 from kd_lightning.compare import markdown
-from kd_lightning.run.report import show
+from kd_lightning.run.report import console, show
 
-PARTS = ("plan", "prepare", "train", "validate", "metrics", "predict", "save", "rest")
+PARTS = ("plan", "prepare", "train", "validate", "metrics", "predict", "save")
 GENERAL = {
     "distilbert": ["method=distilbert", "stage=general"],
     "tinybert": ["method=tinybert", "stage=general", *CHAINS["tinybert"]],
@@ -52,6 +52,7 @@ TASK = {  # in an order in which each finds what it starts from
     "prediction": ["method=tinybert", "stage=prediction", "start=teacher"],
     "distilbert": ["method=distilbert", "stage=task", "start=teacher", "method.task_soft=0.5", "method.task_gold=0.5"],
 }
+WIDTH = 150  # of a table
 UNITS = {"corpus": "MB", "rows": "rows", "classes": "classes", "length": "tokens"}
 Cell = dict[str, float | str]  # a line of a table, of numbers
 
@@ -130,6 +131,7 @@ def measure(axis: str, size: int, stages: dict[str, list[str]], folder: Path, co
         found = json.loads(out.read_text(encoding="utf-8"))
         cell = {"stage": name, UNITS[axis]: size, "s": seconds, "CPU s": used}
         cell |= {"peak MB": found["peak MB"], "peak in": found["peak in"]} | {part: found.get(part, 0.0) for part in PARTS}
+        cell["rest"] = used - sum(cell[part] for part in PARTS)
         print(f"{name}, {size:,} {UNITS[axis]}: {seconds:.1f} s, {found['peak MB']:,.0f} MB", file=sys.stderr, flush=True)
         yield cell
 
@@ -172,10 +174,9 @@ def on_paper(found: Sequence[Cell], unit: str, size: int) -> list[Cell]:
         if len(mine) < 2:
             continue
         low, high = mine
-        share = (size - low[unit]) / (high[unit] - low[unit])
-        line = {
-            name: low[name] + share * (high[name] - low[name]) for name, value in high.items() if not isinstance(value, str)
-        }
+        share = (size - high[unit]) / (high[unit] - low[unit])
+        numbers = [name for name, value in high.items() if not isinstance(value, str)]
+        line = {name: high[name] + share * max(0.0, high[name] - low[name]) for name in numbers}
         lines.append({name: line.get(name, "") for name in high} | {"stage": f"{stage}, on paper"})
     return lines
 
@@ -211,9 +212,10 @@ def main() -> None:
     given = arguments()
     sizes = {"corpus": given.mb, "rows": given.rows, "classes": given.classes, "length": given.length}
     caption, tables = f"{given.steps} updates a stage; parts in seconds of the processor", []
+    console.width = max(console.width, WIDTH)
     for axis in given.axis:
         found = [cell for size in sizes[axis] for cell in cells(axis, size, given.classes, given.steps)]
-        if axis == "corpus":
+        if axis == "corpus" and given.paper > max(given.mb):
             found += on_paper(found, UNITS[axis], given.paper)
         tables.append([shown(cell, UNITS[axis]) for cell in found])
         show(tables[-1], caption)

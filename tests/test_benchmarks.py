@@ -87,6 +87,8 @@ def test_a_peak_is_of_the_very_card():
 
 
 def test_a_size_on_paper_lies_on_the_line_through_the_two_largest_and_says_so():
-    cells = [{"stage": "general", "MB": mb, "s": s, "peak in": "train"} for mb, s in ((1, 90.0), (10, 20.0), (100, 110.0))]
-    assert growth.on_paper(cells, "MB", 1000) == [{"stage": "general, on paper", "MB": 1000.0, "s": 1010.0, "peak in": ""}]
+    measured = [(1, 90.0, 5.0), (10, 20.0, 4.0), (100, 110.0, 3.0)]
+    cells = [{"stage": "general", "MB": mb, "s": s, "peak MB": held, "peak in": "train"} for mb, s, held in measured]
+    (line,) = growth.on_paper(cells, "MB", 1000)
+    assert line == {"stage": "general, on paper", "MB": 1000.0, "s": 1010.0, "peak MB": 3.0, "peak in": ""}
     assert growth.on_paper(cells[:1], "MB", 1000) == []
