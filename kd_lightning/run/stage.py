@@ -178,9 +178,12 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
             store(cfg, distiller, data, trainer)
         trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
         if monitor and Path(best.best_model_path).is_file():
-            weights = read(Path(best.best_model_path))["state_dict"]
-            ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
+            chosen = read(Path(best.best_model_path))
+            weights = chosen["state_dict"].items()
+            ours = {name.removeprefix("student."): w for name, w in weights if name.startswith("student.")}
             distiller.student.load_state_dict(ours)
+            if chosen["global_step"] != trainer.global_step:
+                distiller.changed()
         metrics = measure(trainer, distiller, data)
         predictions = predict(trainer, distiller, data)
         if trainer.is_global_zero:
