@@ -82,7 +82,8 @@ class Corpus(L.LightningDataModule):
             )
 
     def setup(self, stage: str) -> None:
-        data = load_from_disk(str(self.folder))
+        folder = self.folder
+        data = load_from_disk(str(folder))
         self.lengths = np.asarray(data.data.column("length"))
         self.data = data.with_format("arrow")
         block = np.arange(len(data)) // BLOCK
@@ -93,7 +94,7 @@ class Corpus(L.LightningDataModule):
             raise ValueError(f"{', '.join(self.source)}: {len(data)} sequences are too few to hold {self.held_out} out.")
         if self.max_sequences is not None and self.max_sequences < len(self.train_rows):
             self.train_rows = self.train_rows[np.linspace(0, len(self.train_rows) - 1, self.max_sequences).astype(int)]
-        self.counts = counted(self.folder, data, len(self.tokenizer))
+        self.counts = counted(folder, data, len(self.tokenizer))
         self.masking = Masking(self.tokenizer, self.counts, share=self.mask_share, smoothing=self.mask_smoothing)
 
     @property
