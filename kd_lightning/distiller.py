@@ -13,6 +13,7 @@ from transformers import get_scheduler
 
 from kd_lightning.finite import Finite, all_finite
 from kd_lightning.objective import Objective
+from kd_lightning.once import Once
 from kd_lightning.reach import reached
 from kd_lightning.terms import Term
 from kd_lightning.views import Batch, Needs, View
@@ -76,7 +77,8 @@ class Distiller(L.LightningModule):
         for parameter in student.parameters():
             parameter.requires_grad_(parameter.requires_grad and parameter in read)
         self.make_optimizer, self.weight_decay, self.schedule, self.warmup = optimizer, weight_decay, schedule, warmup
-        self.finite = Finite()
+        self.finite, self.once = Finite(), Once()
+        self.measured = False  # whether these very weights were validated
 
     def read(self) -> set[nn.Parameter]:
         """Those of the student's parameters that the objective reads, at any time."""
@@ -84,6 +86,8 @@ class Distiller(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
+        if stage == "fit":
+            self.once, self.measured = Once(), False
 
     def on_fit_start(self) -> None:
         self.train()  # from_pretrained leaves networks in eval mode, and Lightning leaves them as they are
@@ -100,9 +104,22 @@ class Distiller(L.LightningModule):
         self._log("train", loss, parts, batch)
         return loss
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.changed()
+
+    def changed(self) -> None:
+        """The student's weights are others than before."""
+        self.measured = False
+        self.once.forget(self.student)
+
     def validation_step(self, batch: Batch, _: int) -> None:
-        loss, parts = self.objective(*self.views(batch), batch)
+        taught = self.teacher_needs != Needs()
+        teacher = self.once(self.teacher, batch, self.teacher_needs) if taught else View()
+        loss, parts = self.objective(self.once(self.student, batch, self.student_needs), teacher, batch)
         self._log("val", loss, parts, batch)
+
+    def on_validation_end(self) -> None:
+        self.measured = not self.trainer.sanity_checking
 
     def test_step(self, batch: Batch, _: int) -> None:
         """This does nothing: the metrics callback measures student and teacher on the batch."""
@@ -111,7 +128,7 @@ class Distiller(L.LightningModule):
         """The logits [B, C] of student and, if there is one, teacher, both classifiers, and the labels and lengths [B]."""
         rows = torch.arange(len(batch["labels"]), device=self.device)
         networks = {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
-        logits = {who: network(batch, Needs(logits=True)).logits(rows).float() for who, network in networks.items()}
+        logits = {who: self.once(network, batch, Needs(logits=True)).logits(rows).float() for who, network in networks.items()}
         return {"label": batch["labels"], "length": batch["attention_mask"].sum(1), **logits}
 
     def _log(self, split: str, loss: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> None:

@@ -93,6 +93,10 @@ BUGS: dict[str, list[Change]] = {
         ("objective", "processes() * counts / summed(counts).clamp(min=1)", "counts**0")
     ],
     "weights ignored": [("objective", "weights[name] * part", "part")],
+    "a student is measured by what it showed before it learned": [
+        ("distiller", "        self.changed()\n\n    def changed", "        pass\n\n    def changed")
+    ],
+    "whatever the batch, what was shown last": [("once", "before == content and ", "")],
     "metrics not reset": [("callback/metrics", "self.measured[who].reset()", "")],
     "agreement not reset": [("callback/metrics", "self.agreement.reset()", "")],
     "a word's second copy is hidden too": [

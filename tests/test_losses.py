@@ -51,6 +51,14 @@ def test_cross_entropy_and_cosine_are_the_equations():
     assert cosine_distance(student, teacher).item() == pytest.approx(oracle.cosine_distance(*numpy(student, teacher)), rel=1e-5)
 
 
+def test_kl_of_no_rows_is_nothing_and_teaches_nothing():
+    student = torch.zeros(0, 9, requires_grad=True)
+    loss = kl_divergence(student, torch.zeros(0, 9), 2.0)
+    loss.backward()
+    assert loss.item() == 0
+    assert student.grad.shape == (0, 9)
+
+
 def test_kl_of_the_spec_by_hand():
     """Check D: q_t = (3/4, 1/4), q_s = (1/2, 1/2), T = 2."""
     teacher = torch.tensor([[2 * math.log(3), 0.0]])

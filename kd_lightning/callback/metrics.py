@@ -122,12 +122,12 @@ class TeacherAndStudent(L.Callback):
     def _update(self, module: L.LightningModule, batch: Mapping[str, Tensor], index: int, split: str) -> None:
         rows = self.rows(batch)
         labels = batch["labels"] if "rows" in batch else batch["labels"][rows]
-        ours = module.student(batch, Needs(logits=True)).logits(rows).float()
+        ours = module.once(module.student, batch, Needs(logits=True)).logits(rows).float()
         self._measure("student", ours, labels)
         if module.teacher is None:
             return
         if split not in self.teacher:
-            theirs = module.teacher(batch, Needs(logits=True)).logits(rows).float()
+            theirs = module.once(module.teacher, batch, Needs(logits=True)).logits(rows).float()
             self._measure("teacher", theirs, labels)
             self.predictions[split, index] = theirs.argmax(-1)
             if not self.regression:

@@ -124,10 +124,10 @@ def loader(batches: Batches, workers: int, trainer: Trainer | None) -> Loader:
 
     turn = Turn(shares[rank], done)
     own = torch.Generator()
-    return Loader(batches, sampler=turn, batch_size=None, num_workers=workers, generator=own, worker_init_fn=_outlive_signals)
+    return Loader(batches, sampler=turn, batch_size=None, num_workers=workers, generator=own, worker_init_fn=outlive_signals)
 
 
-def _outlive_signals(_: int) -> None:
+def outlive_signals(_: int) -> None:
     """A signal may reach all processes of a run (SLURM, Ctrl-C). The main one needs its workers to the end of the batch, and
     then ends them itself."""
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import lightning as L
@@ -16,43 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from kd_lightning.data.batches import loader, spread, training_batches, validation_batches
 from kd_lightning.data.files import stamp
-from kd_lightning.data.long_text import token_ids
 from kd_lightning.data.masking import Masking
+from kd_lightning.data.sequences import SHORTEST, counted, write
 from kd_lightning.data.source import check, locate, read
 from kd_lightning.keep import keep
 
 FORMAT = 1  # raise when the tokenised form changes: caches of another format are left alone
-SHORTEST = 12  # sequences with fewer tokens, special tokens included, are dropped, as in DistilBERT's release
 BLOCK = 32  # held-out sequences are taken in blocks of neighbours, so that a document is seldom on both sides
-
-
-def split_long(ids: list[int], max_length: int, first: int, last: int) -> list[list[int]]:
-    """Pieces of at most max_length of a sequence that begins with first ([CLS]) and ends with last ([SEP]).
-
-    Windows of max_length - 2 over the whole, then the missing special tokens are added (DistilBERT's release), so the
-    first and the last piece are one shorter than the others.
-    """
-    if len(ids) <= max_length:
-        return [ids]
-    window = max_length - 2
-    pieces = []
-    for start in range(0, len(ids), window):
-        piece = ids[start : start + window]
-        pieces.append([first] * (piece[0] != first) + piece + [last] * (piece[-1] != last))
-    return pieces
-
-
-def sequences(lines: Iterable[list[int]], max_length: int, first: int, last: int, join: bool) -> Iterable[list[int]]:
-    """[CLS] ... [SEP] for each line; with join, for as many consecutive lines of a document as fit. An empty line ends
-    a document."""
-    held: list[int] = []
-    for line in lines:
-        if held and not (join and line and len(held) + len(line) + 2 <= max_length):
-            yield from split_long([first, *held, last], max_length, first, last)
-            held = []
-        held = held + line
-    if held:
-        yield from split_long([first, *held, last], max_length, first, last)
 
 
 class Corpus(L.LightningDataModule):
@@ -107,15 +76,14 @@ class Corpus(L.LightningDataModule):
         beside = Path(f"{scratch}-text")
         beside.mkdir()
         text = read(self.source, str(beside))
-        tokenised = text.map(self._tokenise, batched=True, batch_size=2000, remove_columns=text.column_names, desc="Tokenising")
-        if not len(tokenised):
+        if not write(text, self.tokenizer, self.max_length, self.join_lines, scratch, beside):
             raise ValueError(
                 f"{', '.join(self.source)}: no text to train on is in there (sequences of {SHORTEST} tokens or more)."
             )
-        tokenised.save_to_disk(scratch)
 
     def setup(self, stage: str) -> None:
-        data = load_from_disk(str(self.folder))
+        folder = self.folder
+        data = load_from_disk(str(folder))
         self.lengths = np.asarray(data.data.column("length"))
         self.data = data.with_format("arrow")
         block = np.arange(len(data)) // BLOCK
@@ -126,9 +94,7 @@ class Corpus(L.LightningDataModule):
             raise ValueError(f"{', '.join(self.source)}: {len(data)} sequences are too few to hold {self.held_out} out.")
         if self.max_sequences is not None and self.max_sequences < len(self.train_rows):
             self.train_rows = self.train_rows[np.linspace(0, len(self.train_rows) - 1, self.max_sequences).astype(int)]
-        ids = data.data.column("input_ids")
-        counts = sum(np.bincount(c.flatten().to_numpy(), minlength=len(self.tokenizer)) for c in ids.chunks)
-        self.counts = torch.as_tensor(counts)
+        self.counts = counted(folder, data, len(self.tokenizer))
         self.masking = Masking(self.tokenizer, self.counts, share=self.mask_share, smoothing=self.mask_smoothing)
 
     @property
@@ -185,14 +151,3 @@ class Corpus(L.LightningDataModule):
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         key = json.dumps([FORMAT, files, vocabulary, self.max_length, self.join_lines])
         return self.cache / f"corpus-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
-
-    def _tokenise(self, rows: dict[str, list[str]]) -> dict[str, list]:
-        tokenizer = self.tokenizer
-        lines = token_ids(tokenizer, rows["text"])
-        first, last, unknown = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id
-        kept = [
-            np.array(ids, np.int32)
-            for ids in sequences(lines, self.max_length, first, last, self.join_lines)
-            if len(ids) >= SHORTEST and ids.count(unknown) < 0.5 * len(ids)
-        ]
-        return {"input_ids": kept, "length": [len(ids) for ids in kept]}

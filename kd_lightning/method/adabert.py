@@ -207,3 +207,7 @@ class Search(AdaBERT):
         """Make the network found so far, which is the one that is measured and exported."""
         batches = self.trainer.datamodule.train_dataloader().dataset
         self.student.derive([batches[i] for i in range(min(self.settle, len(batches)))])
+        self.changed()
+
+    def on_validation_end(self) -> None:
+        """The next time that it is measured it is another one: it is made of other batches."""

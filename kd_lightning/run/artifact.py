@@ -121,9 +121,16 @@ def in_row_order(batches: Iterable[Tensor], plan: Iterable[Iterable[int]], rows:
 
 def measure(trainer: L.Trainer, distiller: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
     """All metrics on the validation data and, under their own names, on the further labelled splits of a task, with what the
-    data say about how good is good."""
-    trainer.validate(distiller, data, verbose=False)
-    metrics = dict(trainer.callback_metrics)
+    data say about how good is good. A student that training has validated as it is now is not measured again."""
+    if distiller.measured:
+        metrics = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        last = {name: float(value) for name, value in metrics.items()} | {"epoch": trainer.current_epoch}
+        for logger in trainer.loggers:  # whose last entry is that of the weights that are kept
+            logger.log_metrics(last, trainer.global_step)
+            logger.save()
+    else:
+        trainer.validate(distiller, data, verbose=False)
+        metrics = dict(trainer.callback_metrics)
     for split, loader in data.evaluations().items():
         trainer.test(distiller, {split: loader}, verbose=False)
         metrics |= trainer.callback_metrics

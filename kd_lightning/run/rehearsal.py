@@ -18,13 +18,13 @@ from kd_lightning.run.artifact import export
 from kd_lightning.run.chain import replaced
 from kd_lightning.run.interrupt import launched
 from kd_lightning.run.leftover import scratch
-from kd_lightning.run.stage import build, precision, quiet, store
+from kd_lightning.run.stage import build, precision, quiet, room, store
 from kd_lightning.teacher.stored import StoredTeacher
 
 STEPS = 4  # that are taken; the first only warms up
 SHORT = 50  # updates; a stage of no more is not worth the measuring
 ROWS = 256  # of each split in the sample
-ASIDE = 3  # times that the validation rows are read beside training: before it, and twice after it
+ASIDE = 2  # times that the validation rows are read beside training: before it, and at the most once after it
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Estimate:
     updates: int
     seconds: float | None
     megabytes: float | None
+    stored: tuple[float, float] | None = None
 
 
 def rehearse(runs: list[DictConfig]) -> dict[str, Estimate]:
@@ -67,9 +68,12 @@ def estimate(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDat
     processes = launched()
     batches, share = variants * len(data.train_dataloader()) / processes, cfg.trainer.accumulate_grad_batches
     updates, validations = length(cfg, math.ceil(batches / share))
+    sample, clock, stored = data.sample(ROWS), Clock(), None
+    if cfg.stored:
+        each = room(distiller, sample)
+        stored = each * (sizes["all"][1] + tokens - sizes["train"][1]), each
     if updates <= SHORT or processes > 1:  # one of several cannot train alone
-        return Estimate(rows, tokens, updates, None, None)
-    sample, clock = data.sample(ROWS), Clock()
+        return Estimate(rows, tokens, updates, None, None, stored)
     trainer = L.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
@@ -93,7 +97,7 @@ def estimate(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDat
         trainer.fit(distiller, Sample(sample))
     seconds += clock.rate("train") * tokens * updates * share / batches
     seconds += clock.rate("val") * sizes["val"][1] * (validations + ASIDE)
-    return Estimate(rows, tokens, updates, seconds, held(trainer))
+    return Estimate(rows, tokens, updates, seconds, held(trainer), stored)
 
 
 def length(cfg: DictConfig, batches: int) -> tuple[int, float]:

@@ -63,6 +63,10 @@ def show_estimates(coming: list[DictConfig], found: dict[str, Estimate]) -> None
         )
     about = f"About {seconds / 60:.1f} minutes in all, measured on a few steps (not those of {SHORT} updates or fewer)"
     show(filled(rows[::-1]), f"{about}; rows and tokens of an epoch" if seconds else "rows and tokens of an epoch")
+    for run in {run.setting: run for run in coming if found[run.setting].stored}.values():
+        size, each = found[run.setting].stored
+        kept = f"teacher.stored=true keeps about {size / 1e6:,.1f} MB under {run.cache}, {each:,.0f} bytes a token"
+        console.print(printable(f"{run.method} {run.stage}: {kept}."), highlight=False, soft_wrap=True)
 
 
 def show_table(chain: Plan) -> Found:

@@ -178,9 +178,12 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
             store(cfg, distiller, data, trainer)
         trainer.fit(distiller, data, ckpt_path=resume, weights_only=True)
         if monitor and Path(best.best_model_path).is_file():
-            weights = read(Path(best.best_model_path))["state_dict"]
-            ours = {name.removeprefix("student."): w for name, w in weights.items() if name.startswith("student.")}
+            chosen = read(Path(best.best_model_path))
+            weights = chosen["state_dict"].items()
+            ours = {name.removeprefix("student."): w for name, w in weights if name.startswith("student.")}
             distiller.student.load_state_dict(ours)
+            if chosen["global_step"] != trainer.global_step:
+                distiller.changed()
         metrics = measure(trainer, distiller, data)
         predictions = predict(trainer, distiller, data)
         if trainer.is_global_zero:
@@ -202,11 +205,21 @@ def _callbacks(made: Mapping[str, Any]) -> Iterator[L.Callback]:
 
 def store(cfg: DictConfig, distiller: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer) -> None:
     """Let the teacher answer for every row, in its own tokens. Of several processes that find no answers one asks it."""
-    stored, needs = distiller.teacher, distiller.teacher_needs | Needs(logits=True)
-    teacher = stored.teacher.to(trainer.strategy.root_device)
-    if teacher.spec.vocabulary_id != distiller.student.spec.vocabulary_id:
-        data = data.read_with(teacher.tokenizer)
-    stored.store(needs, data, cfg.cache)
+    stored = distiller.teacher
+    stored.teacher.to(trainer.strategy.root_device)
+    stored.store(distiller.teacher_needs | Needs(logits=True), _as_taught(distiller, data), cfg.cache)
+
+
+def room(distiller: L.LightningModule, data: L.LightningDataModule) -> float:
+    """Bytes that `store` is going to write for each token, by the first rows of the data."""
+    batches, _ = _as_taught(distiller, data).every_row()
+    return distiller.teacher.bytes_a_token(distiller.teacher_needs | Needs(logits=True), next(iter(batches)))
+
+
+def _as_taught(distiller: L.LightningModule, data: L.LightningDataModule) -> L.LightningDataModule:
+    """The data in the tokens of the teacher that is to be stored."""
+    teacher = distiller.teacher.teacher
+    return data if teacher.spec.vocabulary_id == distiller.student.spec.vocabulary_id else data.read_with(teacher.tokenizer)
 
 
 def _checkpoint(choice: str | None, work: Path) -> str | None:

@@ -73,6 +73,11 @@ class StoredTeacher(nn.Module):
             readout=(lambda rows: Readout(_tensor(self.arrays["logits"][index]).to(device)[rows])) if needs.logits else None,
         )
 
+    def bytes_a_token(self, needs: Needs, batch: Batch) -> float:
+        """How much `store` is going to write for each token of its rows, by what the teacher shows for this batch."""
+        shown = _outputs(self.teacher, needs, batch).values()
+        return sum(tensor.numel() * tensor.element_size() for tensor in shown) / int(batch["attention_mask"].sum())
+
     def store(self, needs: Needs, data: Examples, cache: str) -> None:
         """Take the teacher's outputs for all examples from the cache or, if they are not there, compute and write them now.
 

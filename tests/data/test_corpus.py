@@ -13,7 +13,10 @@ import pytest
 import torch
 from transformers import BertTokenizerFast
 
-from kd_lightning.data.corpus import SHORTEST, Corpus, sequences, split_long
+from kd_lightning import manifest
+from kd_lightning.data import sequences as made
+from kd_lightning.data.corpus import Corpus
+from kd_lightning.data.sequences import SHORTEST, sequences, split_long
 
 CLS, SEP = 2, 3
 
@@ -217,6 +220,54 @@ def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_tokens_are_counted_once_for_all_and_an_earlier_versions_cache_without_counts_is_still_read(
+    earlier, corpus, monkeypatch, tokenizer
+):
+    monkeypatch.setattr(made, "ROWS", 50)
+    data = ready(corpus(documents(), join_lines=True))
+    expected = np.bincount([i for ids in stored(data) for i in ids], minlength=len(tokenizer))
+    assert expected[CLS] == len(stored(data))
+    again = corpus(join_lines=True)
+    if earlier:
+        (again.folder / "counts.npy").unlink()
+        manifest.write(again.folder)
+    else:
+        monkeypatch.setattr(np, "bincount", None)  # nothing is counted any more
+    for found in (data, ready(again)):
+        assert found.counts.dtype == torch.int64
+        assert found.counts.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_several_processes_leave_what_one_leaves_and_a_small_corpus_has_one(join, corpus, tmp_path, monkeypatch):
+    """Parts of 50 texts, of which one holds no sequence."""
+    texts = documents()[:110] + [words(3)] * 100 + documents()[:110]
+    part = made.Tokenised.__getitem__
+
+    def told(self, number):
+        with (tmp_path / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return part(self, number)
+
+    monkeypatch.setattr(made.Tokenised, "__getitem__", told)
+    monkeypatch.setattr(made, "ROWS", 50)
+    monkeypatch.setattr(made, "cores", lambda: 2)
+    left = []
+    for large in (made.LARGE, 0):
+        monkeypatch.setattr(made, "LARGE", large)
+        data = ready(corpus(texts, join_lines=join, cache=str(tmp_path / str(large))))
+        pids = (tmp_path / "pids").read_text().split()
+        assert len(pids) == 7
+        assert len(set(pids)) == (2 if large == 0 else 1)
+        assert (str(os.getpid()) in pids) == (large > 0)
+        (tmp_path / "pids").unlink()
+        left.append({file.name: file.read_bytes() for file in data.folder.iterdir() if file.name != "state.json"})
+    assert {"counts.npy", "data-00000-of-00001.arrow", "manifest.json"} <= set(left[0])
+    assert left[0].keys() == left[1].keys()
+    assert all(left[0][name] == left[1][name] for name in left[0] if name != "manifest.json")
+
+
 TWO = """
 import sys, time
 from pathlib import Path
@@ -256,10 +307,11 @@ def test_two_processes_that_want_the_same_corpus_both_have_it_and_one_reads_it(t
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_flipped_bit_in_a_kept_corpus_is_told_and_the_text_is_tokenised_again(corpus, capsys):
+@pytest.mark.parametrize("name", ["*.arrow", "counts.npy"])
+def test_a_flipped_bit_in_a_kept_corpus_is_told_and_the_text_is_tokenised_again(name, corpus, capsys):
     whole = stored(ready(corpus(documents())))
     data = corpus()
-    (file,) = data.folder.glob("*.arrow")
+    (file,) = data.folder.glob(name)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

@@ -86,3 +86,14 @@ def test_a_glue_file_that_is_not_as_it_should_be_is_said_before_a_stage_on_a_cor
     assert words in ended.sentence
     assert not list((tmp_path / "a").rglob("*.*"))
     assert not list((tmp_path / "c").glob("corpus-*"))
+
+
+def test_the_plan_says_how_much_a_stored_teacher_will_take(start, material):
+    """By hand: 60 rows of 5 tokens; for each the embeddings and 4 layers with a query and a key, 32 numbers each of 4 bytes,
+    and for each row 2 logits of 4 bytes: 300 * 13 * 128 + 60 * 8 bytes."""
+    words = ("teacher.stored=true", "method.valid_only=true", f"student.path={material}/teacher", "trainer.precision=32-true")
+    done = start("stage=task", *words, "trainer.max_epochs=1", "dry_run=true").wait(120)
+    assert done.status == 0, done.said
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("tinybert intermediate: teacher.stored=true"))
+    assert " keeps about 0.5 MB under " in line
+    assert line.endswith(f", {(300 * 13 * 128 + 60 * 8) / 300:,.0f} bytes a token.")
