@@ -6,8 +6,8 @@
     length   the same over tokens a row, 2,000 rows
 
 Each line of a table is `train.py` with one stage, in a process of its own: seconds by the clock and of the processor (all of
-its threads), and the peak of memory (the largest resident set) with the part in which it was reached. The other columns are
-the parts, in seconds of the processor:
+its threads, and the processes that it starts), and the peak of memory (its largest resident set, without theirs) with the part
+in which it was reached. The other columns are the parts, in seconds of the processor:
 
     plan      what each artifact is made of, and the rehearsal's networks
     prepare   read, check, tokenise, store and open the data, in the rehearsal and in the stage
@@ -26,10 +26,10 @@ two largest sizes that were, and a figure that did not grow from one to the othe
 import argparse
 import functools
 import json
+import os
 import random
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -58,7 +58,7 @@ Cell = dict[str, float | str]  # a line of a table, of numbers
 
 
 class Parts:
-    """Seconds of the processor and the peak of memory of each part of a process; a part within another one counts alone."""
+    """Seconds of the processor of each part of a process, and its peak of memory; a part within another one counts alone."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -67,7 +67,7 @@ class Parts:
 
     def charge(self) -> None:
         """What has passed since the last time goes to the part that runs."""
-        now, part = time.process_time(), self.inside[-1]
+        now, part = sum(os.times()[:4]), self.inside[-1]  # with the processes that tokenise
         self.seconds[part] += now - self.since
         self.since = now
         if (held := most_held()) > 1.01 * self.peak:
