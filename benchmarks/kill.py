@@ -32,14 +32,15 @@ FEW = [*FEW, "checkpoint_minutes=0.001"]
 KEPT = ("model.safetensors", "metrics.json", "predictions.parquet", "architecture.json")
 
 
-def material(folder: Path) -> list[str]:
-    """A teacher, a corpus and a task; returns the words of the command line that name them."""
+def material(folder: Path, positions: int = 128) -> list[str]:
+    """A teacher of so many positions, a corpus and a task; returns the words of the command line that name them."""
     from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(5, 97))]
-    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}, model_max_length=128)
+    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}, model_max_length=positions)
     shape = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
-    BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=128, **shape)).save_pretrained(folder / "teacher")
+    shape |= {"vocab_size": len(words), "max_position_embeddings": positions}
+    BertForMaskedLM(BertConfig(**shape)).save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
     chance = random.Random(0)
     lines = [" ".join(f"w{chance.randrange(5, 90)}" for _ in range(chance.randrange(4, 14))) for _ in range(400)]

@@ -1,4 +1,4 @@
-"""What much data costs: `python benchmarks/load.py [row ...] [--rows 10000 100000 1000000]`.
+"""What much data costs: `python benchmarks/load.py [row ...] [--rows 10000 100000 1000000] [--markdown FILE]`.
 
 Each row of the table is a process of its own; its seconds, by the clock and of the processor, and its peak of memory (the
 largest resident set) are those of the whole process, imports included, which the first row has alone. Rows a second are of
@@ -16,6 +16,8 @@ the processor: a machine with other work shows no others. The networks are tiny,
 import argparse
 import os
 import random
+import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,8 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kill import CHAINS, ROOT, material
-from rich.console import Console
-from rich.table import Table
+
+from kd_lightning.compare import markdown
+from kd_lightning.run.report import show
 
 KINDS = ("imports", "reader", "predict", "line", "cell", "long", "classes")
 MB = 1_000_000
@@ -90,18 +93,38 @@ def run(name: str, command: list[str], log: Path) -> tuple[float, float, float]:
     return time.monotonic() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / MB
 
 
+def table_task(file: Path) -> list[str]:
+    """What train.py is told of a file that `table` has written."""
+    return ["task=table", f"task.files.train={file}", "task.text=[text]", "task.label=label"]
+
+
+def on_processor(folder: Path) -> list[str]:
+    """What train.py is told of where it leaves things and on what it trains."""
+    folders = [f"{name}={folder}/{name}" for name in ("artifacts", "cache", "hydra.run.dir")]
+    return ["data.batch_size=32", "trainer.accelerator=cpu", *folders]
+
+
+def most_held() -> float:
+    """The largest resident set of this process so far, in MB."""
+    status = Path("/proc/self/status")  # ru_maxrss of a child also counts what its parent held when it was forked
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="ascii"))[1]) * 1024 / MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MB
+
+
 class Load:
     """The rows of the table, measured in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.report = folder, Table("what", "rows", "seconds", "CPU s", "rows/CPU s", "peak MB")
+        self.folder, self.report = folder, []
         *self.places, _, _ = material(folder)
         self.teacher = folder / "teacher"
 
     def row(self, name: str, rows: int, command: list[str]) -> None:
         seconds, used, peak = run(name, command, self.folder / "log")
         speed = f"{rows / used:,.0f}" if rows > 1 else ""
-        self.report.add_row(name, f"{rows:,}", f"{seconds:.1f}", f"{used:.1f}", speed, f"{peak:,.0f}")
+        line = {"what": name, "rows": f"{rows:,}", "seconds": f"{seconds:.1f}", "CPU s": f"{used:.1f}"}
+        self.report.append(line | {"rows/CPU s": speed, "peak MB": f"{peak:,.0f}"})
         print(f"{name}: {rows:,} rows, {seconds:.1f} s, {used:.1f} CPU s, {peak:,.0f} MB", file=sys.stderr, flush=True)
 
     def reader(self, name: str, rows: int, file: Path) -> None:
@@ -116,10 +139,8 @@ class Load:
                 sys.exit(f"predict, {name}: {count} answers for {rows} rows.")
 
     def train(self, file: Path, *more: str) -> list[str]:
-        own = ["task=table", f"task.files.train={file}", "task.text=[text]", "task.label=label"]
-        own += [*self.places, "task.max_length=64", "data.batch_size=32", "trainer.accelerator=cpu", "trainer.max_steps=4"]
-        folders = [f"{name}={self.folder}/{name}" for name in ("artifacts", "cache", "hydra.run.dir")]
-        return ["train.py", "corpus=[]", *own, *folders, *more]
+        own = ["corpus=[]", *table_task(file), *self.places, "task.max_length=64", "trainer.max_steps=4"]
+        return ["train.py", *own, *on_processor(self.folder), *more]
 
     def student(self) -> Path:
         """An artifact of two classes, made once."""
@@ -167,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", nargs="*", default=list(KINDS), help=f"{', '.join(KINDS)} (default: all)")
     parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 100_000, MB], help="of the tables")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here too, as Markdown")
     given = parser.parse_args()
     if unknown := [kind for kind in given.row if kind not in KINDS]:
         parser.error(f"{', '.join(unknown)}: there are {', '.join(KINDS)}.")
@@ -174,7 +196,9 @@ def main() -> None:
         load = Load(Path(folder))
         for kind in given.row:
             load.measure(kind, given.rows)
-        Console().print(load.report)
+    show(load.report, "CPU s: seconds of the processor")
+    if given.markdown:
+        given.markdown.write_text(markdown(load.report), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ AT_LEAST = 20
 def distilbert_256() -> tuple[Distiller, dict[str, Tensor]]:
     student = partial(
         transplant.distilbert,
+        path=None,
         num_hidden_layers=2,
         copy_layers="uniform",
         copy_head=True,
@@ -51,7 +52,7 @@ def distilbert_256() -> tuple[Distiller, dict[str, Tensor]]:
 
 def tinybert_demo() -> tuple[Distiller, dict[str, Tensor]]:
     shape = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512}
-    student = partial(transplant.smaller, copy_layers=None, **shape)
+    student = partial(transplant.smaller, path=None, copy_layers=None, **shape)
     ours, theirs = encoders(BertForMaskedLM, bert(8000, **NARROW), student)
     weights = {"embedding": 1.0, "hidden": 1.0, "attention": 1.0}
     how = {"layers": "uniform", "projection": "shared", "valid_only": False}

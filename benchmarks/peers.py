@@ -176,3 +176,32 @@ def textbrewer(
         return distiller.train_on_batch(inputs, shown)[0]
 
     return loss, nn.ModuleList(projection for projection in distiller.projs if projection is not None)
+
+
+def torchdistill(
+    student: PreTrainedModel, teacher: PreTrainedModel, temperature: float, alpha: float
+) -> Callable[[Batch], Tensor]:
+    """A training step's loss in torchdistill's example for GLUE: alpha · CE(labels) + (1 - alpha) · T² · KL of the logits.
+
+    Kept of it: both networks run in full, as transformers makes them by default, with the labels among their inputs, from
+    which each computes a loss of its own that nobody reads; the teacher runs in every step, in eval mode and without a graph;
+    a forward hook on each classifier keeps the logits that the loss reads; a batch is padded to its longest row.
+    Left out: the loader, whose random rows of any length share a batch; the learning rate's schedule, the log, and Accelerate.
+    Deviation: that example hands its loss no labels, so that its KDLoss is the KL alone and without T²; here it gets them, as
+    torchdistill documents the loss. Two classes' cross-entropy takes no time.
+    """
+    kept: dict[str, Tensor] = {}
+    for who, model in (("student", student), ("teacher", teacher.eval())):
+        model.classifier.register_forward_hook(lambda module, inputs, output, who=who: kept.update({who: output}))
+
+    def loss(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            teacher(**batch)
+        student(**batch)
+        soft = nn.KLDivLoss(reduction="batchmean")(
+            F.log_softmax(kept["student"] / temperature, dim=1), F.softmax(kept["teacher"] / temperature, dim=1)
+        )
+        hard = nn.CrossEntropyLoss()(kept["student"], batch["labels"])
+        return alpha * hard + (1 - alpha) * temperature**2 * soft
+
+    return loss

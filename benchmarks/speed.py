@@ -10,9 +10,10 @@ must agree to 1e-5 in fp32 and to 1e-2 in bf16. A comparison that fails shows it
 without dropout; the clock runs with BERT's dropout in the students, and in a teacher that its release leaves in train mode.
 
 All sides take turns within one process: two warm-up rounds, then at least seven measured ones, the order reversed at each.
-A ratio is the median of the rounds' ratios, with quartiles. Peak memory is the largest resident set (on a GPU: allocated
-memory) of a process of its own that makes two steps. `peers.py` says what each peer does, `overhead.py` measures what
-`Trainer.fit` adds.
+A ratio is the median of the rounds' ratios, with quartiles. The floor (`floor.py`) takes its turn too: the matrix products of
+our step alone; its share is the median of floor over step. All sides keep the memory that they free, as `train.py` does. Peak
+memory is the largest resident set (on a GPU: allocated memory) of a process of its own that makes two steps. `peers.py` says
+what each peer does, `overhead.py` measures what `Trainer.fit` adds.
 """
 
 import argparse
@@ -23,16 +24,20 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import overhead
 import torch
+from floor import Floor, products
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from workloads import WORKLOADS, Side, Workload
+
+from kd_lightning.heap import keep_freed_memory
 
 LIMITS = {"fp32": 1e-5, "bf16": 1e-2}
 WARM_UP = 2
@@ -50,6 +55,7 @@ class Row:
     gradient_error: float
     peer: list[float]
     ours: list[float]
+    floor: list[float]
     memory: tuple[float, float]
 
     @property
@@ -59,7 +65,8 @@ class Row:
     def cells(self) -> list[str]:
         errors = [f"{self.loss_error:.1e}", f"{self.gradient_error:.1e}"]
         if not self.same:
-            return [self.workload, self.precision, "-", "-", "not the same", f"{self.bar:g}x", "-", *errors]
+            return [self.workload, self.precision, "-", "-", "not the same", f"{self.bar:g}x", "-", "-", *errors]
+        share = statistics.median(floor / ours for floor, ours in zip(self.floor, self.ours, strict=True))
         ratios = [peer / ours for peer, ours in zip(self.peer, self.ours, strict=True)]
         low, middle, high = quartiles(ratios)
         colour = "green" if middle >= self.bar else "red"
@@ -71,6 +78,7 @@ class Row:
             f"{1000 * statistics.median(self.ours):,.0f}",
             f"[{colour}]{middle:.2f}x[/] \\[{low:.2f}, {high:.2f}]",
             f"{self.bar:g}x",
+            f"{share:.0%}",
             memory,
             *errors,
         ]
@@ -111,7 +119,7 @@ def gigaflops(dtype: torch.dtype, device: str) -> float:
     return 2 * 1024 * 768 * 3072 / statistics.median(times) / 1e9
 
 
-def interleave(sides: dict[str, Side], rounds: int, device: str) -> dict[str, list[float]]:
+def interleave(sides: dict[str, Side | Floor], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds a step by side and round, all sides in every round, the order reversed from one round to the next."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-WARM_UP, rounds):
@@ -135,9 +143,11 @@ def compare(workload: Workload, precisions: Sequence[str], rounds: int, device: 
     for side in sides.values():
         side.set_dropout(dropout)
     timed = {name: side for name, side in sides.items() if name == "peer" or name in alike}
-    times = interleave(timed, rounds, device) if alike else {}
+    for p in alike:
+        timed[f"floor of {p}"] = Floor(products(sides[p].step), device)
+    times = defaultdict(list, interleave(timed, rounds, device) if alike else {})
     return [
-        Row(workload.name, p, workload.bars[p], *errors[p], times.get("peer", []), times.get(p, []), (0.0, 0.0))
+        Row(workload.name, p, workload.bars[p], *errors[p], times["peer"], times[p], times[f"floor of {p}"], (0.0, 0.0))
         for p in precisions
     ]
 
@@ -164,7 +174,7 @@ def peak_elsewhere(workload: str, side: str, device: str, dropout: float) -> flo
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    columns = ["workload", "precision", "peer ms", "ours ms", "ratio \\[q1, q3]", "bar", "MiB peer / ours"]
+    columns = ["workload", "precision", "peer ms", "ours ms", "ratio \\[q1, q3]", "bar", "floor", "MiB peer / ours"]
     columns += ["loss error", "gradient error"]
     table = Table(title="A training step against its peer")
     for number, column in enumerate(columns):
@@ -194,6 +204,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     asked = arguments()
+    keep_freed_memory()
     if asked.peak_of:
         print(peak(WORKLOADS[asked.workloads[0]], asked.peak_of, asked.device, asked.dropout))
         return

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from kd_lightning.distiller import Distiller, decay_groups
 from kd_lightning.encoder import Encoder
 from kd_lightning.losses import soft_cross_entropy
-from kd_lightning.method.distilbert import DistilBERT
+from kd_lightning.method.distilbert import DistilBERT, DistilBERTTask
 from kd_lightning.method.tinybert import TransformerDistillation
 from kd_lightning.student import transplant
 from kd_lightning.terms import AttentionMatch, HiddenMatch, Projection, SoftTargets, examples, real_positions
@@ -25,14 +25,16 @@ RATE = {"lr": 5e-5, "betas": (0.9, 0.98), "eps": 1e-6}
 
 @dataclass
 class Side:
-    """One implementation of a training step. parameters: in the same order on both sides of a workload."""
+    """One implementation of a training step. parameters: in the same order on both sides of a workload; distiller: ours."""
 
+    batch: Batch
     loss: Callable[[], Tensor]
     parameters: Sequence[nn.Parameter]
     optimizer: Optimizer
     clip: float
     modules: Sequence[nn.Module]
     autocast: str | None = None
+    distiller: Distiller | None = None
 
     def backward(self) -> Tensor:
         context = torch.autocast(self.autocast, torch.bfloat16) if self.autocast else contextlib.nullcontext()
@@ -109,6 +111,22 @@ def text(size: int, length: int, vocabulary: int = 30522) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "rows": rows, "labels": labels, "lm_labels": lm_labels}
 
 
+def task(size: int, length: int) -> dict[str, Tensor]:
+    """A batch of a task with two classes, padded to its longest row: the sequences of `text`, and labels [B].
+
+    A quarter is of class 1. Of as many in both, networks with random weights, to which all rows look alike, have gradients that
+    all but cancel, and in bf16 the rest is rounding.
+    """
+    batch = text(size, length)
+    ids, labels = batch["input_ids"], (torch.arange(size) % 4 == 0).long()
+    return {
+        "input_ids": ids,
+        "attention_mask": batch["attention_mask"],
+        "token_type_ids": torch.zeros_like(ids),
+        "labels": labels,
+    }
+
+
 def same_projections(linears: nn.Module) -> None:
     """The same random weights in the linears of both sides."""
     generator = torch.Generator().manual_seed(2)
@@ -129,12 +147,14 @@ def distiller_side(distiller: Distiller, batch: Batch, clip: float, precision: s
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     optimizer = distiller.make_optimizer(decay_groups([distiller.student, distiller.objective], distiller.weight_decay))
     return Side(
+        batch=batch,
         loss=lambda: distiller.objective(*distiller.views(batch), batch)[0],
         parameters=[*distiller.student.parameters(), *distiller.objective.parameters()],
         optimizer=optimizer,
         clip=clip,
         modules=[distiller.student],
         autocast=device if precision == "bf16" else None,
+        distiller=distiller,
     )
 
 
@@ -155,6 +175,7 @@ def peer_side(
     same_projections(projections.to(device))
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     return Side(
+        batch=batch,
         loss=lambda: loss(batch),
         parameters=[*student.parameters(), *projections.parameters()],
         optimizer=AdamW(decay_groups([student, projections], weight_decay), **RATE, **rule),
@@ -179,6 +200,7 @@ def distilbert(
     weights = {"temperature": 2.0, "soft": 5.0, "mlm": 2.0, "cosine": 1.0, "masked_only": masked_only}
     student = partial(
         transplant.distilbert,
+        path=None,
         num_hidden_layers=layers,
         copy_layers="uniform",
         copy_head=True,
@@ -205,7 +227,9 @@ def distilbert(
 TINYBERT_4 = {"num_hidden_layers": 4, "hidden_size": 312, "num_attention_heads": 12, "intermediate_size": 1200}
 
 
-def tinybert(name: str, bars: dict[str, float], *, size: int, length: int) -> Workload:
+def tinybert(
+    name: str, bars: dict[str, float], *, config: BertConfig, shape: dict[str, int], size: int, length: int
+) -> Workload:
     """TinyBERT's general stage: embedding, hidden states and attention scores, one shared linear.
 
     The peer's teacher is in train mode and builds a graph, and layer normalisation and GELU are elementary operations,
@@ -213,10 +237,10 @@ def tinybert(name: str, bars: dict[str, float], *, size: int, length: int) -> Wo
     over tensors (foreach=False), which is kinder than the release's own loop in Python, and clips the global norm as
     ours does.
     """
-    student = partial(transplant.smaller, copy_layers=None, **TINYBERT_4)
+    student = partial(transplant.smaller, path=None, copy_layers=None, **shape)
 
     def ours(precision: str, device: str) -> Side:
-        ours, theirs = encoders(BertForMaskedLM, bert(), student)
+        ours, theirs = encoders(BertForMaskedLM, config, student)
         distiller = TransformerDistillation(
             embedding=1.0,
             hidden=1.0,
@@ -231,7 +255,7 @@ def tinybert(name: str, bars: dict[str, float], *, size: int, length: int) -> Wo
         return distiller_side(distiller, text(size, length), 1.0, precision, device)
 
     def peer(device: str) -> Side:
-        ours, theirs = (encoder.model for encoder in encoders(BertForMaskedLM, bert(), student))
+        ours, theirs = (encoder.model for encoder in encoders(BertForMaskedLM, config, student))
         for model in (ours, theirs):
             model.set_attn_implementation(peers.SCORES)
             peers.spell_out(model)
@@ -273,6 +297,40 @@ def textbrewer(name: str, bars: dict[str, float], *, size: int, length: int) -> 
     return Workload(name, bars, peer, ours)
 
 
+BERT_LARGE = {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
+
+
+def torchdistill(
+    name: str, bars: dict[str, float], *, teacher: BertConfig, config: BertConfig, size: int, length: int
+) -> Workload:
+    """torchdistill's distillation of logits on a task of GLUE, with its numbers for SST-2: T = 3, alpha = 0.9, clip 1.
+
+    Ours is DistilBERT's task stage with both of its terms. The peer's optimizer is AdamW as torch makes it by default.
+    Both sides get one batch, so that what rows of like length in a batch save is not measured.
+    """
+    temperature, alpha = 3.0, 0.9
+
+    def student(of: Encoder) -> Encoder:
+        with torch.no_grad():
+            of.model.classifier.weight.mul_(10)  # a teacher that is sure of itself: else the soft loss is next to nothing
+        return Encoder(BertForSequenceClassification(config), of.tokenizer)
+
+    def ours(precision: str, device: str) -> Side:
+        ours, theirs = encoders(BertForSequenceClassification, teacher, student)
+        weights = {"temperature": temperature, "gold": alpha, "soft": 1 - alpha}
+        distiller = DistilBERTTask(**weights, student=ours, teacher=theirs, **engine(0.0))
+        return distiller_side(distiller, task(size, length), 1.0, precision, device)
+
+    def peer(device: str) -> Side:
+        ours, theirs = (encoder.model for encoder in encoders(BertForSequenceClassification, teacher, student))
+        for model in (ours, theirs):
+            model.set_attn_implementation("sdpa")
+        loss = peers.torchdistill(ours, theirs.to(device), temperature, alpha)
+        return peer_side(loss, ours, nn.ModuleList(), task(size, length), device, clip=1.0, weight_decay=0.0)
+
+    return Workload(name, bars, peer, ours)
+
+
 NARROW = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 WIDE = {"config": bert(), "layers": 6, "size": 8, "length": 128}
 WORKLOADS = {
@@ -289,8 +347,16 @@ WORKLOADS = {
             size=16,
             length=128,
         ),
-        tinybert("tinybert-128", {"fp32": 2.0, "bf16": 5.0}, size=8, length=128),
-        tinybert("tinybert-512", {"fp32": 2.2, "bf16": 4.5}, size=2, length=512),
+        tinybert("tinybert-128", {"fp32": 2.0, "bf16": 5.0}, config=bert(), shape=TINYBERT_4, size=8, length=128),
+        tinybert("tinybert-512", {"fp32": 2.2, "bf16": 4.5}, config=bert(), shape=TINYBERT_4, size=2, length=512),
         textbrewer("textbrewer", {"fp32": 1.15, "bf16": 3.3}, size=8, length=128),
+        torchdistill(
+            "torchdistill",
+            {"fp32": 1.2, "bf16": 3.3},
+            teacher=bert(**BERT_LARGE),
+            config=bert(),
+            size=8,
+            length=128,
+        ),
     )
 }

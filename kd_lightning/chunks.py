@@ -40,7 +40,7 @@ class _Chunked(torch.autograd.Function):
         block, panel = (BLOCK, PANEL) if device == "cpu" else (rows, len(w))
         total = torch.zeros((), device=x.device)
         grad_x = torch.empty_like(x)
-        grad_w = torch.zeros_like(weight)
+        grad_w = torch.empty_like(weight) if count else torch.zeros_like(weight)
         grad_b = torch.zeros(len(weight), device=x.device)
         buffer = _buffer(min(rows, count), len(w), x)
         with torch.autocast(device, enabled=False):
@@ -60,7 +60,8 @@ class _Chunked(torch.autograd.Function):
                 torch.mm(logits, w, out=grad_x[part])
                 for first in range(0, len(w), panel):
                     words = slice(first, first + panel)
-                    grad_w[words] += logits[:, words].mT @ x[part]
+                    grown = logits[:, words].mT @ x[part]
+                    grad_w[words].add_(grown) if start else grad_w[words].copy_(grown)
         ctx.save_for_backward(grad_x, grad_w, None if bias is None else grad_b.to(bias.dtype))
         ctx.dtype = features.dtype
         return total

@@ -28,6 +28,7 @@ from transformers.models.mobilebert.modeling_mobilebert import MobileBertLMPredi
 from transformers.utils import logging
 
 from kd_lightning.attention import ATTENTION
+from kd_lightning.dropout import replace_dropout
 from kd_lightning.pairing import KNOWN, Trial, check_pair, existing, fitted, has_segments, read_config, read_tokenizer
 from kd_lightning.views import Batch, Needs, Readout, Spec, View
 
@@ -92,6 +93,7 @@ class Encoder(nn.Module):
             raise ValueError(
                 f"{type(model).__name__}: it cannot attend as this package does. Choose another, {KNOWN}."
             ) from error
+        replace_dropout(model)
         self.model, self.tokenizer = model, fitted(tokenizer, model)
         lists = [name for name, m in base.named_modules() if isinstance(m, nn.ModuleList)]
         # ALBERT chooses a block by its number, and one may serve many layers: it always runs as a whole
@@ -156,10 +158,6 @@ class Encoder(nn.Module):
         head = _twin(head, self._projection, nn.Identity())
         last = self.model.get_submodule(self._projection)
         return Readout(head().logits[0], last.weight, last.bias)
-
-
-def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
-    return read_tokenizer(path)
 
 
 def masked_lm(path: str | Path, tokenizer: str | Path | None = None) -> Encoder:

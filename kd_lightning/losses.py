@@ -105,5 +105,24 @@ def attention_score_error(
             query, key = query.float(), key.float()
             total = ((query.mT @ query) * (key.mT @ key)).sum()
     else:
-        total = (query @ key.mT).float().square().sum()
+        total = _SumOfSquares.apply(query, key)
     return total / (query[..., 0].numel() * length)
+
+
+class _SumOfSquares(torch.autograd.Function):
+    """Σ (query · key)² over all pairs of rows of query and key, [..., S, D] each. The products are kept for the gradient as
+    they are, without a copy of them in float32."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor) -> Tensor:
+        products = query @ key.mT  # [..., S, S]
+        ctx.save_for_backward(query, key, products)
+        ctx.dtype = torch.promote_types(products.dtype, torch.float32)
+        return torch.linalg.vector_norm(products, dim=-1, dtype=ctx.dtype).square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale: Tensor):
+        query, key, products = ctx.saved_tensors
+        grads = (products @ key.to(products.dtype), products.mT @ query.to(products.dtype))
+        return tuple((grad.to(ctx.dtype) * (2 * scale)).to(query.dtype) for grad in grads)

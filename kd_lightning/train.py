@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 # What takes seconds to import is imported in the functions, so that a mistake on the command line is said at once.
+from kd_lightning.heap import keep_freed_memory
 from kd_lightning.keep import WHY
 from kd_lightning.run.interrupt import SIGNALS, Interrupted, say
 from kd_lightning.run.mistake import CONF, MISTAKES, sentence
@@ -78,6 +79,7 @@ def job(cfg: DictConfig) -> float | None:
 def main() -> None:
     """The command line."""
     SIGNALS.install()
+    keep_freed_memory()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, and are said in one sentence
     sys.argv[1:] = map(whole, sys.argv[1:])
     try:

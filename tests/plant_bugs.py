@@ -39,15 +39,34 @@ BUGS: dict[str, list[Change]] = {
     "KL averaged over classes too": [("losses", "total / rows", "total / s.numel()")],
     "a chunk's gradient with the last chunk's rows": [("chunks", "out=grad_x[part]", "out=grad_x[-len(logits) :]")],
     "padding attended to in bfloat16": [
-        ("attention", "scores.masked_fill(~mask, torch.finfo(scores.dtype).min)", "scores.masked_fill(~mask.any(-1, True), 0)")
+        (
+            "attention",
+            "scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)",
+            "scores.masked_fill_(~mask.any(-1, True), 0)",
+        )
     ],
-    "a query without a key sees all in bfloat16": [
-        ("attention", "output.masked_fill(~mask.any(-1, keepdim=True), 0.0)", "output")
+    "what stays is not scaled up for what is dropped": [("dropout", "(x * scale).masked_fill_", "(x * 1.0).masked_fill_")],
+    "half is dropped whatever the probability": [("dropout", "bits < dropped - LEVELS // 2", "bits < 0")],
+    "dropout's gradient through what is dropped": [
+        ("dropout", "ctx.scale).masked_fill_(ctx.saved_tensors[0], 0.0)", "ctx.scale)")
     ],
+    "half the gradient of attention's scores": [("losses", "* (2 * scale)", "* scale")],
+    "a chunk's gradient in place of the former ones'": [("chunks", "add_(grown) if start", "copy_(grown) if start")],
+    "a query without a key sees all in bfloat16": [("attention", "output.masked_fill(~seeing, 0.0)", "output")],
     "a head that is not given the mask": [("encoder", "_Given(output))(**inputs)", "_Given(output))()")],
     "a norm after the last block in a lower layer": [("encoder", "if stop == layers else shown[0]", "")],
     "the positions of padding count": [("pairing", "0 if table.padding_idx is None else table.padding_idx + 1", "0")],
     "segments read by a model that has one": [("encoder", "or has_segments(model)", "or True")],
+    "only Latin words may be replaced": [("data/augment/stop_words", "word[:1].isalpha()", "word[:1].isascii()")],
+    "Hangul is taken apart": [("student/vocabulary", "steps, NFC()])", "BertNormalizer(strip_accents=True)])")],
+    "a morpheme's tag goes to the next word": [("data/kiwi", 'for _ in f"{word} "', 'for _ in f" {word}"[1:]')],
+    "an indented array loses what is behind a block": [("data/json_rows", "self.held[self.at :] + more", "more")],
+    "a nested label by its whole name": [("data/rows", 'column.partition(".")', 'column.partition("/")')],
+    "a key that stands twice in JSON": [("data/json_rows", "if len(row) < len(pairs):", "if False:")],
+    "a head that reads the text's first token": [("tokenizer_check", "if first in ids:", "if False:")],
+    "a trimmed vocabulary without the marks of unknown bytes": [("trim", "BYTE.fullmatch(piece) or ", "")],
+    "a trimmed tokenizer with the old numbers around a text": [("trim", "    _renumber(state", "    (lambda *_: None)(state")],
+    "the rarest characters are learnt too": [("student/fresh", '"limit_alphabet": enough', '"limit_alphabet": 10**6')],
     "padding on the tokenizer's own side": [("pairing", 'own.padding_side = "right"', "pass")],
     "clipped before it is unscaled": [("distiller", "plugin.scaler.unscale_(optimizer)", "pass")],
     "a loss that is not finite goes on": [("distiller", "        if found:\n", "        if found and False:\n")],

@@ -24,10 +24,11 @@ CORE = {  # module -> what of ours it may import
     "reach": {"views"},
     "once": {"views"},
     "distiller": {"views", "terms", "objective", "once", "finite", "reach"},
-    "attention": set(),
+    "dropout": set(),
+    "attention": {"dropout"},
     "tokenizer_check": set(),
     "pairing": {"views", "tokenizer_check"},
-    "encoder": {"views", "attention", "pairing"},
+    "encoder": {"views", "attention", "dropout", "pairing"},
     "trim": {"encoder"},
 }
 

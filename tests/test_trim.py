@@ -118,6 +118,16 @@ def test_the_price_of_an_unknown_character_stays():
     assert own("xbcd")["input_ids"] == own.convert_tokens_to_ids(["<unk>", "bcd"])
 
 
+def test_characters_without_a_piece_are_still_spelt_in_bytes():
+    spelt = [(f"<0x{byte:02X}>", -9.0) for byte in range(256)]
+    vocabulary = [("<pad>", 0.0), ("<unk>", 0.0), ("a", -1.0), ("never", -2.0), *spelt]
+    named = {"pad_token": "<pad>", "unk_token": "<unk>"}
+    whole = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(vocabulary, 1, True)), **named)
+    own = tokenizer_of(whole, seen_in(whole, ["a"]), characters=False)
+    assert len(own) == len(whole) - 1
+    assert own.tokenize("aé") == whole.tokenize("aé") == ["a", "<0xC3>", "<0xA9>"]
+
+
 def test_a_piece_has_the_very_score_that_it_had():
     """To the last bit, which decides between two ways of cutting a run of one character."""
     whole = unigram()

@@ -66,7 +66,8 @@ class ProbeMatch(Term):
         )
         total, linears = 0.0, self.linears[str(depth)]
         for i, weight in enumerate(weights):
-            mean = (student.hidden[i].float() * real).sum(1) / real.sum(1)  # [B, D]
+            hidden = student.hidden[i].to(linears[i].weight.dtype)  # of the weights, whatever autocast made of it
+            mean = (hidden * real).sum(1) / real.sum(1)  # [B, D]
             total = total + weight * soft_cross_entropy(linears[i](mean.tanh()), theirs[i], self.temperature)
         return total
 

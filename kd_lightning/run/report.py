@@ -78,12 +78,12 @@ def show_table(chain: Plan) -> Found:
     """
     own = [run for run in chain.runs if run.setting == chain.setting]
     cfg = own[0]
-    taught, teacher = cfg.networks.teacher is not None, (cfg.networks.teacher or {}).get("path")
+    teacher = (cfg.networks.teacher or {}).get("path")
     others = [run for run in chain.runs if run.setting != chain.setting and run.metric == cfg.metric]
     others = [run for run in others if run.stage != "teacher" and run.artifact != teacher]
     results = collect(run.artifact for run in [*own, *others])
     file, made_of = Path(cfg.artifact) / KEPT, [run.identity for run in [*own, *others]]
-    shown = kept(file, made_of, len(results) + taught)
+    shown = kept(file, made_of, len(results))
     if shown is None:
         shown = measured(cfg, results, teacher)
         with suppress(OSError):  # an artifact that can only be read has its table shown and no more
@@ -93,7 +93,7 @@ def show_table(chain: Plan) -> Found:
     show(shown.rows, shown.caption)
     for line in shown.lines:
         console.print(printable(line), highlight=False, soft_wrap=True)
-    students = shown.rows[taught:]
+    students = shown.rows[-len(results) :]
     if cfg.budget_ms is not None:
         score = cfg.metric.rpartition("/")[2]
         timed = [row for row in students if row.get("ms") and row.get(score)]
@@ -115,14 +115,18 @@ class Shown:
     lines: list[str]
 
 
-def kept(file: Path, made_of: list[str], models: int) -> Shown | None:
-    """The table in the file, if it is one of these artifacts (their identities) and of so many models."""
+def kept(file: Path, made_of: list[str], students: int) -> Shown | None:
+    """The table in the file, if it is one of these artifacts (their identities): so many students, and their teacher if any."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         shown = Shown(found["rows"], found["caption"], found["lines"])
         texts = [shown.caption, *shown.lines, *(text for row in shown.rows for cell in row.items() for text in cell)]
         figures = [float(row[name]) for row in shown.rows for name in ("retention", "ms", "MB") if row.get(name)]
-        whole = len(shown.rows) == models and all(isinstance(text, str) for text in texts) and all(map(math.isfinite, figures))
+        whole = (
+            len(shown.rows) - students in (0, 1)
+            and all(isinstance(text, str) for text in texts)
+            and all(map(math.isfinite, figures))
+        )
         return shown if whole and found["made_of"] == made_of and len({tuple(row) for row in shown.rows}) == 1 else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # then it is measured again
         return None
@@ -134,13 +138,15 @@ def measured(cfg: DictConfig, results: list[Result], teacher: str | None) -> Sho
     keys, name = (cfg.metric, cfg.metric.replace("val/", "test/")), cfg.metric.rpartition("/")[2]
     rows = [(result.name, str(result.folders[0]), *map(result.scores, keys)) for result in results]
     known = [*results, *(collect([teacher]) if teacher and (Path(teacher) / FILE).is_file() else [])]
-    if cfg.networks.teacher is not None:
-        rows.insert(0, ("teacher", teacher, *(teacher_scores(results[0], known, key)[:1] for key in keys)))
+    scored = [teacher_scores(results[0], known, key)[:1] for key in keys]
+    taught = cfg.networks.teacher is not None and (teacher is not None or any(scored))  # answers may be for other stages only
+    if taught:
+        rows.insert(0, ("teacher", teacher, *scored))
     length = min(64, cfg.data.max_length)
     models = {folder: load(folder) for _, folder, _, _ in rows if folder is not None}
     times = dict(zip(models, latency(list(models.values()), length), strict=True))
     slow = times.get(rows[0][1])
-    nothing = cfg.networks.teacher is None or name.endswith("loss")  # is retained of a loss, or without a teacher
+    nothing = not taught or name.endswith("loss")  # is retained of a loss, or without a teacher
     reference = 0.0 if nothing else statistics.fmean(rows[0][2] or [0.0])
     table = []
     for model_name, folder, scores, tests in rows:

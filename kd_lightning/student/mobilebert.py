@@ -9,22 +9,24 @@ import torch
 from torch import nn
 from transformers import AutoModelForMaskedLM, MobileBertConfig
 
-from kd_lightning.encoder import Encoder, masked_lm, tokenizer_of
+from kd_lightning.encoder import Encoder, masked_lm
+from kd_lightning.pairing import read_config, read_tokenizer
 from kd_lightning.student.ib_bert import IBBertConfig
 from kd_lightning.trim import Vocabulary, fitting, reading
 
 
-def ib_bert(*, path: str | Path, max_length: int, **shape: bool | int | str) -> Encoder:
+def ib_bert(*, path: str | Path, tokenizer: str | Path | None = None, max_length: int, **shape: bool | int | str) -> Encoder:
     """An IB-BERT masked LM of random start.
 
-    path: a folder or hub name whose tokenizer it takes. max_length: positions, special tokens included. shape: fields
-    of `transformers.MobileBertConfig`. It is pre-trained without dropout, as `fresh.bert` is; whoever fine-tunes it finds 0.1.
+    path: a folder or hub name whose tokenizer it takes. tokenizer: where that lies, if not there. max_length: positions,
+    special tokens included. shape: fields of `transformers.MobileBertConfig`. It is pre-trained without dropout, as
+    `fresh.bert` is; whoever fine-tunes it finds 0.1.
     """
-    tokenizer = tokenizer_of(path)
-    tokenizer.model_max_length = max_length
-    read = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": max_length}
+    reader = read_tokenizer(path) if tokenizer is None else read_tokenizer(tokenizer, read_config(path))
+    reader.model_max_length = max_length
+    read = {"vocab_size": len(reader), "pad_token_id": reader.pad_token_id, "max_position_embeddings": max_length}
     dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    return _without_dropout(Encoder(_new(IBBertConfig, **read, **dropout, **shape), tokenizer))
+    return _without_dropout(Encoder(_new(IBBertConfig, **read, **dropout, **shape), reader))
 
 
 def mobilebert(

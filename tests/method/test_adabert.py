@@ -123,6 +123,18 @@ def test_the_total_is_one_minus_gamma_gold_gamma_kd_and_beta_efficiency(search, 
     assert float(distiller.training_step(batch, 0).detach()) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_step_in_float64_is_that_of_float32(search, batch):
+    found = []
+    for precise in (False, True):
+        torch.manual_seed(1)  # of the linears of its probes
+        made = search()
+        if precise:
+            made.double()
+        torch.manual_seed(0)
+        found.append(made.training_step(batch, 0).detach())
+    assert_close(found[0], found[1], rtol=1e-5, atol=0)
+
+
 def test_a_step_moves_what_was_drawn_and_the_choice_and_never_the_teacher(search, batch):
     distiller = search()
     distiller.training_step(batch, 0).backward()

@@ -96,7 +96,7 @@ def train(material, tmp_path):
             "trainer.max_steps=16",
         ]
         folders = [f"artifacts={tmp_path}/{artifacts}", f"cache={tmp_path}/c", f"hydra.run.dir={tmp_path}/r"]
-        return Started(["train.py", *words, *given, *folders], tmp_path / f"log{next(numbers)}").wait(120)
+        return Started(["train.py", *given, *words, *folders], tmp_path / f"log{next(numbers)}").wait(120)
 
     return make
 
@@ -136,6 +136,12 @@ def test_the_logits_of_a_teacher_in_a_file_teach_what_the_teacher_does(train, ma
     assert (table[0]["parameters"], table[0]["ms"]) == ("", "")
     assert "-. teacher: answers in " in alone.stdout
     assert "\nteacher: answers in answers.csv\n" in (students[1].parent / "run.yaml").read_text()
+    learnt = train(*BOW[:2], "stage=baseline", f"teacher.answers={tmp_path}/answers.csv", "teacher.kind=logits")
+    assert learnt.status == 0, learnt
+    file = next(tmp_path.glob("a/demo/sst2/*baseline*/table.csv"))  # of a student that learnt from labels alone
+    (row,) = csv.DictReader(file.read_text().splitlines())
+    assert row["accuracy"]
+    assert not row.get("retention")
 
 
 def test_layers_that_are_to_be_compared_are_refused_before_anything_trains(train, material, tmp_path):

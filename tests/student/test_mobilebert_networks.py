@@ -41,6 +41,21 @@ FULL_WIDTH = ["student.key_query_shared_bottleneck=false"]
 HEAD = 512 * 512 + 512 + 1024 + 384 * 30522 + 30522  # of the masked LM; its other matrix is the word table
 
 
+def test_an_ib_bert_reads_by_the_tokenizer_that_lies_elsewhere(make_tokenizer, tmp_path):
+    MobileBertConfig().save_pretrained(tmp_path / "model")
+    make_tokenizer(40, 64).save_pretrained(tmp_path / "tokenizer")
+    said = [
+        f"teacher.pretrained={tmp_path}/model",
+        f"teacher.tokenizer={tmp_path}/tokenizer",
+        "scale=demo",
+        "method=mobilebert",
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        teacher = instantiate(compose("train", said).stages.pretraining.networks.student)
+    assert teacher.tokenizer.get_vocab() == make_tokenizer(40, 64).get_vocab()
+    assert teacher.spec.vocabulary == 40
+
+
 def count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 

@@ -42,7 +42,8 @@ class Places:
 
     def mean(self, x: Tensor) -> Tensor:
         """[N, C] -> [B, C], the mean of each text."""
-        total = x.new_zeros(len(self.lengths), x.shape[1], dtype=torch.float).index_add(0, self.text, x.float())
+        x = x.to(torch.promote_types(x.dtype, torch.float))
+        total = x.new_zeros(len(self.lengths), x.shape[1]).index_add(0, self.text, x)
         return total / self.lengths[:, None]
 
 

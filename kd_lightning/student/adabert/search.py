@@ -96,7 +96,7 @@ def efficiency(draw: Draw, cost: Tensor) -> Tensor:
     Deviation: the paper has K / Kmax. Its Kmax is 8; with fewer cells to choose from a cell costs here what it costs there.
     """
     depth = (draw.depth * torch.arange(1, len(draw.depth) + 1, device=cost.device)).sum() / PAPER_CELLS
-    return depth * (draw.edges @ cost).mean()
+    return depth * (draw.edges @ cost.to(draw.edges.dtype)).mean()
 
 
 class Edge(nn.ModuleDict):
