@@ -100,10 +100,10 @@ class Encoder(nn.Module):
         shared = hasattr(config, "num_hidden_groups")
         found = (n for n in lists if not shared and len(base.get_submodule(n)) == config.num_hidden_layers)
         self._blocks = next(found, "")
-        accepted = inspect.signature(model.forward).parameters
-        self._inputs = [n for n in INPUTS if n in accepted and (n != "token_type_ids" or has_segments(model))]
-        projection = model.get_output_embeddings()
-        self._projection = next((name for name, m in model.named_modules() if m is projection), None)
+        named = inspect.signature(model.forward).parameters
+        self._inputs = [n for n in INPUTS if n in named and (n != "token_type_ids" or has_segments(model))]
+        last = model.get_output_embeddings()
+        self._projection = next((name for name, m in model.named_modules() if m is last), None)
         self.spec = Spec(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -130,8 +130,7 @@ class Encoder(nn.Module):
             base = _twin(base, self._blocks, nn.ModuleList([*self.blocks[: stop - 1], _shown(self.blocks[stop - 1], shown)]))
         captured: list[tuple[Tensor, Tensor]] | None = [] if needs.attention else None
         inputs = {name: batch[name] for name in self._inputs if name in batch}
-        below = any(k < stop for k in needs.hidden)
-        output = base(**inputs, capture=captured, output_hidden_states=below)
+        output = base(**inputs, capture=captured, output_hidden_states=any(k < stop for k in needs.hidden))
         if captured is not None and len(captured) != stop:
             raise ValueError(
                 f"{type(self.model).__name__} showed the attention of {len(captured)} of {stop} layers: it does not use "
@@ -181,9 +180,10 @@ def classifier(path: str | Path, labels: Sequence[str], tokenizer: str | Path | 
     A classifier found there keeps its head, whose classes are put into the order of labels by their names (those that are not
     there as they are written are looked for without upper case, blanks, `-` and `_`); other names are refused. Any other
     model gets a new head.
+
+    Deviation: under a new head MobileBERT's [PAD], the last token's neighbour, is 0, as what lies beyond the longest text is.
     """
-    config, order = read_config(path), None
-    labels = [str(name) for name in labels]
+    config, order, labels = read_config(path), None, [str(name) for name in labels]
     if any("SequenceClassification" in name for name in config.architectures or ()):
         found = [str(config.id2label[i]) for i in range(config.num_labels)]
         order = _places(labels, found)
@@ -195,6 +195,8 @@ def classifier(path: str | Path, labels: Sequence[str], tokenizer: str | Path | 
     for name, value in label_settings(labels).items():
         setattr(config, name, value)
     encoder = _load(AutoModelForSequenceClassification, path, config, ("pad",), tokenizer)
+    if getattr(config, "trigram_input", False) and not encoder.spec.trained_head:
+        nn.init.zeros_(encoder.model.get_input_embeddings().weight[config.pad_token_id])
     if order is not None and order != sorted(order):
         last = [m for m in encoder.model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)][-1]
         with torch.no_grad():

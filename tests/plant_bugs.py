@@ -56,6 +56,7 @@ BUGS: dict[str, list[Change]] = {
     "a head that is not given the mask": [("encoder", "_Given(output))(**inputs)", "_Given(output))()")],
     "a norm after the last block in a lower layer": [("encoder", "if stop == layers else shown[0]", "")],
     "the positions of padding count": [("pairing", "0 if table.padding_idx is None else table.padding_idx + 1", "0")],
+    "MobileBERT reads the padding behind a text": [("encoder", "nn.init.zeros_(encoder", "id(encoder")],
     "segments read by a model that has one": [("encoder", "or has_segments(model)", "or True")],
     "only Latin words may be replaced": [("data/augment/stop_words", "word[:1].isalpha()", "word[:1].isascii()")],
     "Hangul is taken apart": [("student/vocabulary", "steps, NFC()])", "BertNormalizer(strip_accents=True)])")],

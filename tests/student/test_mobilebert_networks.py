@@ -41,6 +41,23 @@ FULL_WIDTH = ["student.key_query_shared_bottleneck=false"]
 HEAD = 512 * 512 + 512 + 1024 + 384 * 30522 + 30522  # of the masked LM; its other matrix is the word table
 
 
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_classifiers_answer_does_not_depend_on_the_padding(who, make_bottleneck_pair, tmp_path):
+    """Nor that of the folder that it leaves, read by plain transformers: the last token's neighbour is 0 in either case."""
+    network = make_bottleneck_pair(blocks=1)[who]
+    with torch.no_grad():
+        network.model.get_input_embeddings().weight[network.model.config.pad_token_id] = 3.0  # as masked-LM training leaves it
+    network.model.save_pretrained(tmp_path / "lm")
+    network.tokenizer.save_pretrained(tmp_path / "lm")
+    made = classifier(tmp_path / "lm", ["no", "yes"])
+    made.model.save_pretrained(tmp_path / "made")
+    texts = {"padding": "max_length", "return_tensors": "pt"}
+    short, long = (made.tokenizer("t7 t8 t9", max_length=length, **texts) for length in (5, 16))
+    for model in (made.model.eval(), AutoModelForSequenceClassification.from_pretrained(tmp_path / "made").eval()):
+        with torch.no_grad():
+            assert_close(model(**short).logits, model(**long).logits)
+
+
 def test_an_ib_bert_reads_by_the_tokenizer_that_lies_elsewhere(make_tokenizer, tmp_path):
     MobileBertConfig().save_pretrained(tmp_path / "model")
     make_tokenizer(40, 64).save_pretrained(tmp_path / "tokenizer")
