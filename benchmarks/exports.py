@@ -63,7 +63,7 @@ def main() -> None:
     data, rows, notes = [word for word in settings if word.startswith(("glue=", "task."))], [], []
     for result in find([str(out / "artifacts")]):
         record = result.record
-        if record.stage in ("teacher", "random") or record.task.name not in tasks:
+        if record.stage not in ("task", "prediction") or record.task.name not in tasks:
             continue
         folder = out / "exports" / record.task.name / record.method
         found, said = formats(result.folders[0], folder, data, chosen.tolerance)
