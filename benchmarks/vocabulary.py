@@ -121,7 +121,8 @@ def main() -> None:
             f"cache={chosen.out / 'cache'}",
             f"student.num_hidden_layers={LAYERS}",
         ]
-        cut = f'overrides: ["student/vocabulary=used", "student.num_hidden_layers={LAYERS}"]'
+        same = [word for word in chosen.settings if word.startswith("stages.")]  # a comparison has its own unless it is told
+        cut = f"overrides: {json.dumps(['student/vocabulary=used', f'student.num_hidden_layers={LAYERS}', *same])}"
         command += [f"compare=[{{method: distilbert, stage: task, {cut}}}]", *chosen.settings]
         subprocess.run(command, cwd=ROOT, check=True)
 
