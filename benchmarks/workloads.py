@@ -1,6 +1,7 @@
 """What is measured: for each workload our step and the peer's, on the same weights, the same batch and the same rule."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,9 +89,10 @@ def bert(vocabulary: int = 30522, **shape: int) -> BertConfig:
 
 
 def encoders(head: type, config: BertConfig, student: Callable[[Encoder], Encoder]) -> tuple[Encoder, Encoder]:
-    """Student and teacher with random weights, the same at every call."""
+    """Student and teacher with random weights, the same at every call, and with configurations of their own: they say how a
+    network attends, which is not the same for a peer."""
     torch.manual_seed(0)
-    teacher = Encoder(head(config), tokenizer(config.vocab_size))
+    teacher = Encoder(head(copy.deepcopy(config)), tokenizer(config.vocab_size))
     return student(teacher).train(), teacher
 
 

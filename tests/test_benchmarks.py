@@ -12,6 +12,8 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
 import growth
 
+from kd_lightning.attention import ATTENTION
+
 
 def test_torchdistills_loss_and_gradient_are_those_of_its_formula_and_so_are_ours():
     """alpha · CE + (1 - alpha) · T² · KL, alpha = 0.9, T = 3."""
@@ -40,6 +42,18 @@ def test_the_operations_of_a_step_are_those_that_torch_counts():
     with FlopCounterMode(display=False) as counter:
         side.backward()
     assert gpu.step_operations(side.distiller, side.batch) == pytest.approx(counter.get_total_flops(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in gpu.NAMES if name != "torchdistill"])
+def test_a_peers_step_is_ours_also_when_both_are_there_and_it_attends_in_its_own_way(name):
+    work = gpu.workload(name, "small", 2, 16)
+    peer, ours = work.build("peer", "cpu"), work.build("fp32", "cpu")
+    (loss, theirs), (value, mine) = peer.gradient(), ours.gradient()
+    assert value == pytest.approx(loss, rel=1e-5)
+    distance = sum(float((a - b).square().sum()) for a, b in zip(mine, theirs, strict=True)) ** 0.5
+    assert distance < 1e-5 * sum(float(b.square().sum()) for b in theirs) ** 0.5
+    assert ours.modules[0].model.config._attn_implementation == ATTENTION
+    assert peer.modules[0].config._attn_implementation != ATTENTION
 
 
 @pytest.mark.parametrize(("name", "rows"), [("distilbert-masked", 4), ("distilbert-all", 30), ("tinybert", 0)])
