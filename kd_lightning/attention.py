@@ -16,10 +16,11 @@ ATTENTION = "sdpa_with_query_key"
 
 
 def _attention(module, query, key, value, attention_mask, scaling, capture=None, dropout=0.0, **rest):
-    scaled = query * scaling
+    plain = query.device.type == "cpu" and (value.dtype == torch.bfloat16 or dropout)
+    scaled = query * scaling if plain or capture is not None else None
     if capture is not None:
         capture.append((scaled, key))
-    if query.device.type == "cpu" and (value.dtype == torch.bfloat16 or dropout):
+    if plain:
         return plain_attention(scaled, key, value, attention_mask, dropout), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest)
 
