@@ -35,8 +35,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from held import MB, most_held
 from kill import CHAINS, material
-from load import MB, most_held, on_processor, run, sentences, table, table_task, words
+from load import on_processor, run, sentences, table, table_task, words
 
 from kd_lightning.compare import markdown
 from kd_lightning.run.report import console, show

@@ -16,8 +16,6 @@ the processor: a machine with other work shows no others. The networks are tiny,
 import argparse
 import os
 import random
-import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,13 +23,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from held import MB
 from kill import CHAINS, ROOT, material
 
 from kd_lightning.compare import markdown
 from kd_lightning.run.report import show
 
 KINDS = ("imports", "reader", "predict", "line", "cell", "long", "classes")
-MB = 1_000_000
 READER = """
 import sys
 from transformers import AutoTokenizer
@@ -102,14 +100,6 @@ def on_processor(folder: Path) -> list[str]:
     """What train.py is told of where it leaves things and on what it trains."""
     folders = [f"{name}={folder}/{name}" for name in ("artifacts", "cache", "hydra.run.dir")]
     return ["data.batch_size=32", "trainer.accelerator=cpu", *folders]
-
-
-def most_held() -> float:
-    """The largest resident set of this process so far, in MB."""
-    status = Path("/proc/self/status")  # ru_maxrss of a child also counts what its parent held when it was forked
-    if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="ascii"))[1]) * 1024 / MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MB
 
 
 class Load:

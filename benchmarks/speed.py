@@ -18,8 +18,6 @@ what each peer does, `overhead.py` measures what `Trainer.fit` adds.
 
 import argparse
 import gc
-import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,11 +25,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import overhead
 import torch
 from floor import Floor, products
+from held import MB, most_held
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -160,10 +158,7 @@ def peak(workload: Workload, side: str, device: str, dropout: float) -> float:
     built.step()
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")  # ru_maxrss of a child also counts what its parent held when it was forked
-    if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return most_held() * MB / 2**20
 
 
 def peak_elsewhere(workload: str, side: str, device: str, dropout: float) -> float:
