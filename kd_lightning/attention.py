@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from kd_lightning.dropout import dropout as dropped
 
@@ -43,5 +43,12 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     return output.transpose(1, 2).contiguous()
 
 
+def _mask(*args, attention_mask: Tensor | None = None, allow_is_bidirectional_skip: bool = False, **rest) -> Tensor | None:
+    """transformers' own, which leaves the mask out where it finds nothing but ones in it. On a GPU it would wait for that, so
+    that there the encoder leaves such a mask out beforehand."""
+    skip = allow_is_bidirectional_skip and (attention_mask is None or attention_mask.device.type == "cpu")
+    return sdpa_mask(*args, attention_mask=attention_mask, allow_is_bidirectional_skip=skip, **rest)
+
+
 AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+AttentionMaskInterface.register(ATTENTION, _mask)

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from kd_lightning.views import Readout
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-ROWS = 512  # a chunk: enough rows for matrix products at full speed
+ROWS = {"cpu": 512}  # a chunk, by device: enough rows for matrix products at full speed
+ELSEWHERE = 2048  # a GPU starts some dozens of kernels for each chunk
 BLOCK = 16  # on a CPU a loss walks over this many rows at a time: their logits stay in its cache
 PANEL = 2048  # and the weight's gradient grows by so many rows at a time, for the same reason
 ALIGNED = 64  # a row of logits starts at a multiple of this: products into rows of odd length are up to 1.8 times slower
@@ -74,7 +75,7 @@ class _Chunked(torch.autograd.Function):
         return None, None, grad_x, grad_w, None if grad_b is None else grad_b * scale, None
 
 
-def mean_over_rows(loss: Loss, student: Readout, target: Readout | Tensor, rows: int = ROWS) -> Tensor:
+def mean_over_rows(loss: Loss, student: Readout, target: Readout | Tensor, rows: int | None = None) -> Tensor:
     """loss(student's logits, target's logits or target itself), where loss averages over rows.
 
     Equal to one call on all rows, up to rounding. A student Readout without a weight holds its logits already (few
@@ -83,6 +84,7 @@ def mean_over_rows(loss: Loss, student: Readout, target: Readout | Tensor, rows:
     """
     if student.weight is None:
         return loss(student.features, target.logits() if isinstance(target, Readout) else target)
+    rows = rows or ROWS.get(student.features.device.type, ELSEWHERE)
     if isinstance(target, Readout):
         x = target.features
         weight, bias = target.weight.to(x.dtype), None if target.bias is None else target.bias.to(x.dtype)

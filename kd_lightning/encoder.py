@@ -1,8 +1,7 @@
 """Any Hugging Face encoder as a network: `forward(batch, needs) -> View`, without hooks and without surgery.
 
 Queries and keys: see `attention.py`. Heads: a model's head is the model with its encoder replaced by the encoder's result.
-Early stop: the model with its list of blocks cut short. Both replacements are shallow twins that share every parameter with
-the original, made anew for each call.
+Early stop: the model with its list of blocks cut short. Both are shallow twins, made anew, that share every parameter.
 """
 
 import copy
@@ -130,7 +129,9 @@ class Encoder(nn.Module):
             base = _twin(base, self._blocks, nn.ModuleList([*self.blocks[: stop - 1], _shown(self.blocks[stop - 1], shown)]))
         captured: list[tuple[Tensor, Tensor]] | None = [] if needs.attention else None
         inputs = {name: batch[name] for name in self._inputs if name in batch}
-        output = base(**inputs, capture=captured, output_hidden_states=any(k < stop for k in needs.hidden))
+        full = "real" in batch and len(batch["real"]) == batch["input_ids"].numel()  # known without a look at the mask
+        read = {name: tensor for name, tensor in inputs.items() if not (full and name == "attention_mask")}
+        output = base(**read, capture=captured, output_hidden_states=any(k < stop for k in needs.hidden))
         if captured is not None and len(captured) != stop:
             raise ValueError(
                 f"{type(self.model).__name__} showed the attention of {len(captured)} of {stop} layers: it does not use "
@@ -148,7 +149,7 @@ class Encoder(nn.Module):
         prefix = self.model.base_model_prefix
         if self._projection is None:
             return Readout(_twin(self.model, prefix, _Given(output))(**inputs).logits[rows])
-        chosen = output.last_hidden_state.flatten(0, 1)[rows]  # [N, D]
+        chosen = output.last_hidden_state.flatten(0, 1).index_select(0, rows)  # [N, D]
         head = self.model.get_submodule(self._projection.rpartition(".")[0])
         if isinstance(head, MobileBertLMPredictionHead):  # its last linear is the word table beside a matrix of its own
             weight = torch.cat([head.decoder.weight, head.dense.weight.mT], dim=1)
@@ -160,7 +161,7 @@ class Encoder(nn.Module):
 
 
 def masked_lm(path: str | Path, tokenizer: str | Path | None = None) -> Encoder:
-    """The masked LM in a local folder or under a hub name, in float32. tokenizer: another place of its tokenizer."""
+    """The masked LM in a folder or under a hub name, in float32. tokenizer: another place of its tokenizer."""
     return _load(AutoModelForMaskedLM, path, read_config(path), ("pad", "cls", "sep", "mask"), tokenizer)
 
 
@@ -236,8 +237,7 @@ def _load(auto_class: type, path: str | Path, config: PreTrainedConfig, special:
         raise ValueError(f"{path}: the weights in there have not the shapes that its config.json says ({error}).") from error
     finally:
         logging.set_verbosity(level)
-    prefix = f"{model.base_model_prefix}."
-    inside = [name for name in loaded["missing_keys"] if name.startswith(prefix)]
+    inside = [name for name in loaded["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
     if absent := [name for name in inside if "pooler" not in name]:
         raise ValueError(
             f"{path}: {len(absent)} weights of a {config.model_type} are not in there ({absent[0]} ...), so it would be random "

@@ -17,7 +17,7 @@ Rows = Callable[[Batch], Tensor]
 
 def real_positions(batch: Batch) -> Tensor:
     """[N] indices into the flattened [B * S]: every position that is not padding, special tokens included."""
-    return batch["attention_mask"].flatten().nonzero().squeeze(-1)
+    return batch["real"] if "real" in batch else batch["attention_mask"].flatten().nonzero().squeeze(-1)
 
 
 def masked_positions(batch: Batch) -> Tensor:
@@ -37,6 +37,8 @@ def examples(batch: Batch) -> Tensor:
 
 def labelled_examples(batch: Batch) -> Tensor:
     """[N]: the examples that carry a gold label (an unlabelled one carries -100, or NaN where scores are wanted)."""
+    if "labelled" in batch:
+        return batch["labelled"]
     labels = batch["labels"]
     return (~labels.isnan() if labels.is_floating_point() else labels != -100).nonzero().squeeze(-1)
 
@@ -155,8 +157,8 @@ class HiddenMatch(Term):
     def forward(self, student: View, teacher: View, batch: Batch) -> Tensor:
         rows, total = self.rows(batch), 0.0
         for s, t in self.pairs:
-            ours = student.hidden[s].flatten(0, 1)[rows]  # [N, D_student]
-            theirs = teacher.hidden[t].flatten(0, 1)[rows]  # [N, D_teacher]
+            ours = student.hidden[s].flatten(0, 1).index_select(0, rows)  # [N, D_student]
+            theirs = teacher.hidden[t].flatten(0, 1).index_select(0, rows)  # [N, D_teacher]
             total = total + self.loss(ours if self.projection is None else self.projection(s, ours), theirs)
         return total
 
@@ -231,7 +233,7 @@ class AttentionTransfer(AttentionMatch):
         def scores(pair: tuple[Tensor, Tensor]) -> Tensor:
             query, key = pair
             found = (query @ key.mT).float().masked_fill(hidden, -1e4)  # [B, A, S, S]
-            return found.transpose(1, 2).flatten(0, 1)[rows].flatten(0, 1)  # [N * A, S]
+            return found.transpose(1, 2).flatten(0, 1).index_select(0, rows).flatten(0, 1)  # [N * A, S]
 
         pairs = ((scores(student.attention[s]), scores(teacher.attention[t])) for s, t in self.pairs)
         return sum(kl_divergence(ours, theirs) for ours, theirs in pairs)

@@ -263,10 +263,11 @@ def engine() -> Callable[..., dict]:
 def process() -> Callable[..., SimpleNamespace]:
     """What a data module asks of its Trainer."""
 
-    def make(*, epoch: int = 0, rank: int = 0, world: int = 1) -> SimpleNamespace:
+    def make(*, epoch: int = 0, rank: int = 0, world: int = 1, device: str = "cpu") -> SimpleNamespace:
         progress = SimpleNamespace(current=SimpleNamespace(ready=0))
         loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-        return SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=world, fit_loop=loop)
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        return SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=world, fit_loop=loop, strategy=strategy)
 
     return make
 

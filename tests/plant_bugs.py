@@ -15,10 +15,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OF_THE_TEXTS = "tests/test_architecture.py::test_every_bug_that_is_planted_is_found_exactly_once"  # no planted text is there
 SLOW = ("tests/test_conf.py", "tests/test_readme.py", "tests/data/test_docs.py")  # they look elsewhere
-REAL = 'return batch["attention_mask"].flatten().nonzero().squeeze(-1)'
+REAL = 'batch["attention_mask"].flatten().nonzero().squeeze(-1)'
 Change = tuple[str, str, str]  # file, text, replacement
 BUGS: dict[str, list[Change]] = {
     "padding counts as real positions": [("terms", REAL, REAL.replace('["attention_mask"]', '["input_ids"].ge(0)'))],
+    "the GPU is asked where padding is": [("terms", 'batch["real"] if "real" in batch else ', "")],
+    "the GPU is asked which rows have labels": [("terms", 'if "labelled" in batch:', "if False:")],
+    "the GPU is asked whether a mask is full": [("attention", 'attention_mask.device.type == "cpu"', "True")],
+    "a mask is left out where there is padding": [("encoder", "not (full and", "not (")],
+    "a stored teacher asks the GPU for the rows' numbers": [("data/labelled", ' | {"index": batch["index"]}', "")],
     "padded keys count in attention": [("terms", "key * real.to(key.dtype)", "key")],
     "attention where key or query is real": [("terms", "query * real.to(query.dtype) if self.valid_only else query", "query")],
     "masking draws words or real positions": [
@@ -137,7 +142,7 @@ BUGS: dict[str, list[Change]] = {
     "the cost of an operation by its work alone": [
         ("student/adabert/search", "(sizes.softmax(0) + works.softmax(0)) / 2", "works.softmax(0)")
     ],
-    "stored answers of the next row": [("teacher/stored", 'self.arrays["logits"][index]', 'self.arrays["logits"][index - 1]')],
+    "stored answers of the next row": [("teacher/stored", 'kept("logits", index)', 'kept("logits", index - 1)')],
     "the last n-gram of a text is never drawn": [("data/augment/tang", "len(words) - size + 1)", "max(1, len(words) - size))")],
     "the others keep their labels": [
         ("data/labelled", "return kept, Dataset(table.set_column", "return kept, Dataset(table) or (table.set_column")

@@ -37,6 +37,8 @@ class Watch(L.Callback):
         width = batch["input_ids"].shape[1]
         if "rows" in batch:
             batch["rows"] = batch["rows"] // width * LENGTH + batch["rows"] % width
+        for name in {"real", "labelled"} & batch.keys():
+            del batch[name]  # they are found anew
         for name in {"input_ids", "attention_mask", "token_type_ids"} & batch.keys():
             batch[name] = torch.nn.functional.pad(batch[name], (0, LENGTH - width))
         self.noted["batches"].append(dict(batch))

@@ -9,6 +9,7 @@ from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+WORKERS = 2  # beside a GPU, which is ready for the next batch sooner than one process has made it
 Collate = Callable[[np.ndarray, torch.Generator], dict[str, Tensor]]
 
 
@@ -102,8 +103,9 @@ class Loader(DataLoader):
         yield from super().__iter__()
 
 
-def loader(batches: Batches, workers: int, trainer: Trainer | None) -> Loader:
-    """The loader of this process. It draws from a generator of its own and leaves the global one alone.
+def loader(batches: Batches, workers: int | None, trainer: Trainer | None) -> Loader:
+    """The loader of this process. It draws from a generator of its own and leaves the global one alone. workers: how many
+    processes make batches beside it; None: WORKERS where the network is on a GPU, else none.
 
     Raises ValueError where there are fewer batches than processes.
     """
@@ -122,9 +124,17 @@ def loader(batches: Batches, workers: int, trainer: Trainer | None) -> Loader:
     def done() -> int:
         return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and batches.training else 0
 
-    turn = Turn(shares[rank], done)
-    own = torch.Generator()
-    return Loader(batches, sampler=turn, batch_size=None, num_workers=workers, generator=own, worker_init_fn=outlive_signals)
+    turn, own = Turn(shares[rank], done), torch.Generator()
+    card = bool(trainer) and trainer.strategy.root_device.type == "cuda"
+    return Loader(
+        batches,
+        sampler=turn,
+        batch_size=None,
+        num_workers=(WORKERS if card else 0) if workers is None else workers,
+        pin_memory=card,  # a batch goes to the card while it still computes
+        generator=own,
+        worker_init_fn=outlive_signals,
+    )
 
 
 def outlive_signals(_: int) -> None:

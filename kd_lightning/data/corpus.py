@@ -25,7 +25,8 @@ BLOCK = 32  # held-out sequences are taken in blocks of neighbours, so that a do
 
 
 class Corpus(L.LightningDataModule):
-    """Batches of `input_ids`, `attention_mask` [B, S] and, where mask_share > 0, `rows` and `labels` [N].
+    """Batches of `input_ids`, `attention_mask` [B, S], `real`, the places in [B * S] that are not padding, and, where
+    mask_share > 0, `rows` and `labels` [N].
 
     source: files, each read by its own suffix (and one of a compression after it: .gz, .xz, .bz2): .txt is a paragraph a line,
     with an empty line between documents; .jsonl, .ndjson, .json, .csv, .tsv and .parquet have a column `text`. Or "docs"
@@ -52,7 +53,7 @@ class Corpus(L.LightningDataModule):
         mask_smoothing: float,
         held_out: float,
         max_sequences: int | None,
-        workers: int,
+        workers: int | None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -140,9 +141,10 @@ class Corpus(L.LightningDataModule):
         column = self.data[rows].column("input_ids").combine_chunks()
         lengths = torch.as_tensor(self.lengths[rows])
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # [B, S]
+        real = mask.flatten().nonzero().squeeze(-1)  # [N]
         ids = torch.full_like(mask, self.tokenizer.pad_token_id)
-        ids[mask.bool()] = torch.from_numpy(column.flatten().to_numpy().astype(np.int64))
-        return {"attention_mask": mask} | self.masking(ids, mask, generator)
+        ids.view(-1)[real] = torch.from_numpy(column.flatten().to_numpy().astype(np.int64))
+        return {"attention_mask": mask, "real": real} | self.masking(ids, mask, generator)
 
     @property
     def folder(self) -> Path:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from kd_lightning.data.batches import Batches, loader, spread, training_batches, validation_batches
 from kd_lightning.data.formats import say
 from kd_lightning.data.tokens import TOKENS, encode, pad
+from kd_lightning.views import Batch
 
 UNKNOWN = 0.1  # share of unknown tokens from which a tokenizer is suspected
 
@@ -32,7 +33,8 @@ class Reader(Protocol):
 
 class LabelledText(L.LightningDataModule):
     """Batches of `input_ids`, `attention_mask`, `token_type_ids` [B, S], `labels` [B] and `index` [B], the number of each row
-    over all splits; rows of like length together.
+    over all splits; `real` and `labelled`, the places in [B * S] that are not padding and those in [B] that have a label; rows
+    of like length together.
 
     reader: where the rows come from. Its labels are the class names in the order of the logits; one name makes it a
     regression, whose labels are numbers.
@@ -53,7 +55,7 @@ class LabelledText(L.LightningDataModule):
         augment: Callable[[Dataset], Dataset] | None,
         label_budget: int | None,
         label_seed: int,
-        workers: int,
+        workers: int | None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -109,6 +111,10 @@ class LabelledText(L.LightningDataModule):
         further = [name for name in self.splits if name not in ("train", "validation", "unlabelled")]
         return {name: self._loader([name], validation_batches) for name in further}
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """All but `index`, which is read on the host: where a stored teacher's answers lie."""
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | {"index": batch["index"]}
+
     @property
     def references(self) -> dict[str, float]:
         """A task has none: its teacher says how good is good."""
@@ -161,7 +167,11 @@ class LabelledText(L.LightningDataModule):
             table = rows[chosen]
             tokens = {name: table[name].combine_chunks().flatten().to_numpy() for name in names}
             batch = pad(tokens, lengths[chosen], self.tokenizer.pad_token_id)
-            return batch | {"labels": torch.from_numpy(labels[chosen]), "index": torch.from_numpy(index[chosen])}
+            found = labels[chosen]
+            known = ~np.isnan(found) if np.issubdtype(found.dtype, np.floating) else found != -100
+            own = {"labels": found, "labelled": np.flatnonzero(known), "index": index[chosen]}
+            own |= {"real": np.flatnonzero(batch["attention_mask"].numpy())}
+            return batch | {name: torch.from_numpy(array) for name, array in own.items()}
 
         return plan(lengths, collate, batch_size=self.batch_size, seed=self.seed, **more)
 

@@ -189,7 +189,7 @@ class Search(AdaBERT):
         """The drawn depth's loss, with the gradient for the depth, and its parts."""
         with torch.no_grad():
             teacher = self.teacher(batch, self.teacher_needs)
-        shown, drawn = self.student.body(batch, draw), int(draw.depth.argmax())
+        shown, drawn = self.student.body(batch, draw), draw.chosen[-1]
         loss, parts, weights = *self.objective(shown[drawn], teacher, batch), self.objective.weights(batch)
         if self.resting:
             return loss, parts

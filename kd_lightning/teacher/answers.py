@@ -18,6 +18,7 @@ import torch
 from pyarrow import csv, json, parquet
 from torch import nn
 
+from kd_lightning.teacher.stored import sent
 from kd_lightning.views import Batch, Needs, Readout, Spec, View
 
 Text = tuple[str, ...]  # the one text of a row, or its two
@@ -73,8 +74,7 @@ class Answers(nn.Module):
         self.logits = torch.from_numpy(logits).float()
 
     def forward(self, batch: Batch, needs: Needs) -> View:
-        index = batch["index"]
-        shown = self.logits[index.cpu()].to(index.device)  # [B, C]
+        shown = sent(self.logits[batch["index"].cpu()], batch["input_ids"].device)  # [B, C]
         return View(readout=lambda rows: Readout(shown[rows]))
 
     def _read(self, file: Path, splits: Mapping[str, np.ndarray], texts: Mapping[str, Sequence[Text]]) -> np.ndarray:

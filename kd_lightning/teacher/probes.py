@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
 from kd_lightning.keep import keep
-from kd_lightning.teacher.stored import Examples, StoredTeacher, digest_of
+from kd_lightning.teacher.stored import Examples, StoredTeacher, digest_of, sent
 from kd_lightning.views import Batch, Needs, Readout, View
 
 
@@ -36,10 +36,10 @@ class ProbedTeacher(StoredTeacher):
         self.settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "warmup": warmup}
 
     def forward(self, batch: Batch, needs: Needs) -> View:
-        index, device = batch["index"].cpu().numpy(), batch["index"].device
+        index, device = batch["index"].cpu().numpy(), batch["attention_mask"].device
 
         def kept(name: str) -> Tensor:
-            return torch.from_numpy(self.arrays[name][index]).to(device)
+            return sent(torch.from_numpy(self.arrays[name][index]), device)
 
         return View(
             readout=(lambda rows: Readout(kept("logits")[rows])) if needs.logits else None,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kd_lightning.keep import keep
+from kd_lightning.terms import real_positions
 from kd_lightning.views import Batch, Needs, Readout, View
 
 Tensors = dict[str, Tensor]
@@ -54,15 +55,15 @@ class StoredTeacher(nn.Module):
         self.arrays: dict[str, np.ndarray] = {}
 
     def forward(self, batch: Batch, needs: Needs) -> View:
-        index, device = batch["index"].cpu().numpy(), batch["index"].device
-        real = batch["attention_mask"].bool()  # [B, S]
+        index, mask = batch["index"].cpu().numpy(), batch["attention_mask"]  # [B], [B, S]
+
+        def kept(name: str, places: np.ndarray) -> Tensor:
+            return sent(_tensor(self.arrays[name][places]), mask.device)
 
         def layer(name: str) -> Tensor:
-            places = np.concatenate([self.positions[number] for number in index])
-            kept = _tensor(self.arrays[name][places]).to(device)  # [N, ...], N real positions
-            shown = kept.new_zeros(*real.shape, *kept.shape[1:])
-            shown[real] = kept
-            return shown
+            found = kept(name, np.concatenate([self.positions[number] for number in index]))  # [N, ...], N real positions
+            shown = found.new_zeros(mask.numel(), *found.shape[1:]).index_copy_(0, real_positions(batch), found)
+            return shown.view(*mask.shape, *found.shape[1:])
 
         def head(name: str) -> Tensor:
             return layer(name).transpose(1, 2)  # [B, A, S, H]
@@ -70,7 +71,7 @@ class StoredTeacher(nn.Module):
         return View(
             hidden={k: layer(f"hidden_{k}") for k in needs.hidden},
             attention={k: (head(f"query_{k}"), head(f"key_{k}")) for k in needs.attention},
-            readout=(lambda rows: Readout(_tensor(self.arrays["logits"][index]).to(device)[rows])) if needs.logits else None,
+            readout=(lambda rows: Readout(kept("logits", index)[rows])) if needs.logits else None,
         )
 
     def bytes_a_token(self, needs: Needs, batch: Batch) -> float:
@@ -156,6 +157,11 @@ def digest_of(teacher: nn.Module, needs: Needs, tokens: pa.Table) -> str:
         for chunk in tokens[name].chunks:
             digest.update(chunk.flatten().to_numpy())
     return digest.hexdigest()
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On this device; nobody waits until it is there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _to(batch: Batch, device: torch.device) -> Tensors:

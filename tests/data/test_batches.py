@@ -139,3 +139,19 @@ def test_fewer_batches_than_processes_are_refused_in_training_and_measured_by_al
     with pytest.raises(ValueError, match=r"20 rows in batches of 10 are 3 batches, too few for 4 processes"):
         made(4)
     assert len(made(4, training=False)) == 3
+
+
+def test_batches_for_a_gpu_are_made_beside_it_and_pinned(process):
+    batches = Batches([np.arange(4)], np.full(4, 9), lambda rows, _: {}, 0, 0, True)
+    loaders = {
+        (device, workers): loader(batches, workers, process(device=device))
+        for device in ("cpu", "cuda")
+        for workers in (None, 0, 1)
+    }
+    assert {given: made.num_workers for given, made in loaders.items() if given[1] is None} == {
+        ("cpu", None): 0,
+        ("cuda", None): 2,
+    }
+    assert all(made.num_workers == workers for (_, workers), made in loaders.items() if workers is not None)
+    assert all(made.pin_memory == (device == "cuda") for (device, _), made in loaders.items())
+    assert loader(batches, None, None).num_workers == 0

@@ -94,7 +94,9 @@ def test_a_batch_is_padded_to_its_longest_and_typed(task, tokenizer):
     for batch in batches:
         lengths = batch["attention_mask"].sum(1)
         assert {name: tensor.dtype for name, tensor in batch.items()} == dict.fromkeys(batch, torch.int64)
-        assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "labels", "index"}
+        assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "labels", "index", "real", "labelled"}
+        assert batch["real"].tolist() == [i for i, seen in enumerate(batch["attention_mask"].flatten().tolist()) if seen]
+        assert batch["labelled"].tolist() == list(range(len(lengths)))
         assert batch["input_ids"].shape == (len(lengths), int(lengths.max()))
         assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
 

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -37,6 +37,11 @@ class Draw:
 
     edges: Tensor
     depth: Tensor
+
+    @cached_property
+    def chosen(self) -> tuple[int, ...]:
+        """The place of the 1 in each row of edges, and last in depth. Whoever asks first waits for the device."""
+        return tuple(torch.cat([self.edges.argmax(-1), self.depth.argmax(-1, keepdim=True)]).tolist())
 
     def detach(self) -> "Draw":
         return Draw(self.edges.detach(), self.depth.detach())
@@ -102,9 +107,9 @@ def efficiency(draw: Draw, cost: Tensor) -> Tensor:
 class Edge(nn.ModuleDict):
     """All operations between two nodes of a search cell, by name."""
 
-    def forward(self, x: Tensor, places: Places, weights: Tensor) -> Tensor:
-        """weights [10]: one-hot, with the gradient of their relaxation."""
-        name = OPERATIONS[int(weights.argmax())]
+    def forward(self, x: Tensor, places: Places, weights: Tensor, chosen: int) -> Tensor:
+        """weights [10]: one-hot, with the gradient of their relaxation; chosen: where the 1 is."""
+        name = OPERATIONS[chosen]
         drawn = torch.zeros_like(x) if name == "zero" else self[name](x, places)
         return _Drawn.apply(drawn, weights, x.detach(), self, places)
 
@@ -154,11 +159,12 @@ class Body(nn.Module):
         places = Places(batch["attention_mask"])
         second = batch.get("token_type_ids", torch.zeros_like(batch["input_ids"]))
         names = [f"{source}_{node}" for source, node in EDGES]
-        weights = dict(zip(names, draw.edges.unbind(0), strict=True))
-        reach = int(draw.depth.argmax()) + 1
+        *chosen, last = draw.chosen
+        drawn = dict(zip(names, zip(draw.edges.unbind(0), chosen, strict=True), strict=True))
+        reach = last + 1
 
         def step(cell: Cell) -> Step:
-            return lambda name, x: cell.edges[name](x, places, weights[name])
+            return lambda name, x: cell.edges[name](x, places, *drawn[name])
 
         steps = [step(cell) for cell in self.cells]
         inputs = self.embeddings(batch["input_ids"], second, places)
