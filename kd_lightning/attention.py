@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 
 from kd_lightning.dropout import dropout as dropped
 
@@ -29,13 +29,16 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     """Attention from its formula: in bfloat16 on a CPU its backward is up to three times faster than the fused one's, which
     does not drop out either.
 
-    query (scaled), key, value: [B, A, S, H]; mask [B, 1, S, S], true where a key is seen. A query that sees no key gets 0, as
-    from the fused one: padding beyond the reach of a sliding window. Returns [B, S, A, H].
+    query (scaled), key, value: [B, A, S, H]; mask [B, 1, S, S] or [B, 1, 1, S], true where a key is seen. A query that sees no
+    key gets 0, as from the fused one: padding beyond the reach of a sliding window. Returns [B, S, A, H].
     """
-    scores = query @ key.mT  # [B, A, S, S]
-    if mask is not None:
-        with torch.no_grad():  # where a weight is 0 so is its gradient, without a mask for it
-            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)  # not -inf: a row of it has no softmax
+    if mask is None:
+        scores = query @ key.mT  # [B, A, S, S]
+    else:  # the product begins with what hides a key, which costs less than to write it afterwards
+        lowest = torch.finfo(query.dtype).min / 2  # finite, in bfloat16 too: a row of -inf has no softmax
+        hidden = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, lowest)
+        hidden = hidden.expand(-1, query.shape[1], -1, -1).flatten(0, 1)  # [B * A, 1 or S, S]
+        scores = torch.baddbmm(hidden, query.flatten(0, 1), key.flatten(0, 1).mT).view(*query.shape[:-1], -1)
     weights = F.softmax(scores, dim=-1)
     output = (dropped(weights, dropout) if dropout else weights) @ value
     if mask is not None and not (seeing := mask.any(-1, keepdim=True)).all():
@@ -43,11 +46,14 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     return output.transpose(1, 2).contiguous()
 
 
-def _mask(*args, attention_mask: Tensor | None = None, allow_is_bidirectional_skip: bool = False, **rest) -> Tensor | None:
+def _mask(**given) -> Tensor | None:
     """transformers' own, which leaves the mask out where it finds nothing but ones in it. On a GPU it would wait for that, so
-    that there the encoder leaves such a mask out beforehand."""
-    skip = allow_is_bidirectional_skip and (attention_mask is None or attention_mask.device.type == "cpu")
-    return sdpa_mask(*args, attention_mask=attention_mask, allow_is_bidirectional_skip=skip, **rest)
+    that there the encoder leaves such a mask out beforehand. [B, 1, 1, S] where padding alone is hidden."""
+    if (padding := given["attention_mask"]) is not None and padding.device.type != "cpu":
+        given["allow_is_bidirectional_skip"] = False
+    if given["mask_function"] is bidirectional_mask_function:  # what it hides is the same for every query
+        given["q_length"] = 1
+    return sdpa_mask(**given)
 
 
 AttentionInterface.register(ATTENTION, _attention)

@@ -18,20 +18,22 @@ def dropout(x: Tensor, probability: float) -> Tensor:
         return F.dropout(x, probability)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)  # all 64 bits of each
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    return _Dropped.apply(x, bits < dropped - LEVELS // 2, LEVELS / (LEVELS - dropped))
+    first = dropped - LEVELS // 2  # of the numbers that stay
+    stays = bits.clamp_(first - 1, first).sub_(first - 1).to(x.dtype)  # 0 or 1: a product with it costs a third of a mask
+    return _Dropped.apply(x, stays, LEVELS / (LEVELS - dropped))
 
 
 class _Dropped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, dropped: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(dropped)
+    def forward(ctx, x: Tensor, stays: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(stays)
         ctx.scale = scale
-        return (x * scale).masked_fill_(dropped, 0.0)
+        return (x * scale).mul_(stays)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        return (grad * ctx.scale).masked_fill_(ctx.saved_tensors[0], 0.0), None, None
+        return (grad * ctx.scale).mul_(ctx.saved_tensors[0]), None, None
 
 
 class Dropout(nn.Dropout):

@@ -21,7 +21,7 @@ BUGS: dict[str, list[Change]] = {
     "padding counts as real positions": [("terms", REAL, REAL.replace('["attention_mask"]', '["input_ids"].ge(0)'))],
     "the GPU is asked where padding is": [("terms", 'batch["real"] if "real" in batch else ', "")],
     "the GPU is asked which rows have labels": [("terms", 'if "labelled" in batch:', "if False:")],
-    "the GPU is asked whether a mask is full": [("attention", 'attention_mask.device.type == "cpu"', "True")],
+    "the GPU is asked whether a mask is full": [("attention", 'padding.device.type != "cpu"', "False")],
     "a mask is left out where there is padding": [("encoder", "not (full and", "not (")],
     "a stored teacher asks the GPU for the rows' numbers": [("data/labelled", ' | {"index": batch["index"]}', "")],
     "padded keys count in attention": [("terms", "key * real.to(key.dtype)", "key")],
@@ -46,15 +46,14 @@ BUGS: dict[str, list[Change]] = {
     "padding attended to in bfloat16": [
         (
             "attention",
-            "scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)",
-            "scores.masked_fill_(~mask.any(-1, True), 0)",
+            "torch.baddbmm(hidden, ",
+            "torch.baddbmm(hidden * 0, ",
         )
     ],
-    "what stays is not scaled up for what is dropped": [("dropout", "(x * scale).masked_fill_", "(x * 1.0).masked_fill_")],
-    "half is dropped whatever the probability": [("dropout", "bits < dropped - LEVELS // 2", "bits < 0")],
-    "dropout's gradient through what is dropped": [
-        ("dropout", "ctx.scale).masked_fill_(ctx.saved_tensors[0], 0.0)", "ctx.scale)")
-    ],
+    "what padding hides is hidden by a sliding window": [("attention", "is bidirectional_mask_function:", "is not None:")],
+    "what stays is not scaled up for what is dropped": [("dropout", "(x * scale).mul_", "(x * 1.0).mul_")],
+    "half is dropped whatever the probability": [("dropout", "first = dropped - LEVELS // 2", "first = 0")],
+    "dropout's gradient through what is dropped": [("dropout", "ctx.scale).mul_(ctx.saved_tensors[0])", "ctx.scale)")],
     "half the gradient of attention's scores": [("losses", "* (2 * scale)", "* scale")],
     "a chunk's gradient in place of the former ones'": [("chunks", "add_(grown) if start", "copy_(grown) if start")],
     "a query without a key sees all in bfloat16": [("attention", "output.masked_fill(~seeing, 0.0)", "output")],
