@@ -51,6 +51,7 @@ BUGS: dict[str, list[Change]] = {
         )
     ],
     "what padding hides is hidden by a sliding window": [("attention", "is bidirectional_mask_function:", "is not None:")],
+    "any difference is more than chance": [("run/advice", "found.low > 0 for", "True for")],
     "what stays is not scaled up for what is dropped": [("dropout", "(x * scale).mul_", "(x * 1.0).mul_")],
     "half is dropped whatever the probability": [("dropout", "first = dropped - LEVELS // 2", "first = 0")],
     "dropout's gradient through what is dropped": [("dropout", "ctx.scale).mul_(ctx.saved_tensors[0])", "ctx.scale)")],

@@ -27,6 +27,7 @@ def advice(results: list[Result]) -> list[str]:
                 found += finding(result, results)
         for finding in (no_better_than_majority, never_predicted, still_rising):
             found += finding(result)
+    found += outdone(results)
     found += undecided(results)
     return [printable(line) for line in dict.fromkeys(found)]
 
@@ -53,12 +54,12 @@ def no_better_than_majority(result: Result) -> Iterator[str]:
 
 def no_better_than_baseline(result: Result, results: list[Result]) -> Iterator[str]:
     """The baseline: a network of the same shape, on the same task at the same scale, that had no teacher."""
-    if result.record.teacher is None:
+    if _alone(result):
         return
     score = _mean(result.scores(result.record.metric))
     for other in results:
         base = other.record
-        if base.teacher is not None or base.stage == "teacher" or _place(other) != _place(result):
+        if not _alone(other) or _place(other) != _place(result):
             continue
         alone = _mean(other.scores(base.metric))
         if score is None or alone is None or score > alone or _shape(other) != _shape(result):
@@ -79,6 +80,22 @@ def untaught(result: Result, results: list[Result]) -> Iterator[str]:
         "has nothing to teach: name one that was fine-tuned on this task (teacher.path=<folder>), or "
         + _again("stages.teacher.trainer.max_epochs=10")
     )
+
+
+def outdone(results: list[Result]) -> Iterator[str]:
+    """A teacher that the best student without a teacher beats by more than chance, as the bootstrap says."""
+    for teacher in results:
+        if teacher.record.stage != "teacher":
+            continue
+        alone = [other for other in results if _alone(other) and _place(other) == _place(teacher)]
+        alone = [other for other in alone if other.scores(other.record.metric)]
+        best = max(alone, key=lambda other: _mean(other.scores(other.record.metric)), default=teacher)
+        if any(found.low > 0 for _, _, found in differences([best, teacher])):
+            ours, theirs = (_mean(result.scores(result.record.metric)) for result in (best, teacher))
+            yield (
+                f"{_named(teacher)} is at {theirs:.4f}, below {best.name}, which learned without a teacher ({ours:.4f}), so it "
+                f"has little to teach: take a better pre-trained model (teacher.pretrained=<model>), or {_longer(teacher)}"
+            )
 
 
 def never_predicted(result: Result) -> Iterator[str]:
@@ -138,6 +155,11 @@ def other_labels(result: Result, results: list[Result]) -> Iterator[str]:
 
 def _named(result: Result) -> str:
     return f"{result.name} on {result.record.task.name} ({result.record.task.monitor})"
+
+
+def _alone(result: Result) -> bool:
+    """Whether it is a student that learned without a teacher. A baseline may have been measured beside one."""
+    return result.record.stage == "baseline" or (result.record.teacher is None and result.record.stage != "teacher")
 
 
 def _place(result: Result) -> tuple[str, str, str]:

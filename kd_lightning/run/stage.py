@@ -51,6 +51,7 @@ MEANT = (
     r"You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable",
     r".*LeafSpec.* is deprecated",
     r".*functional.all_gather is deprecated",
+    r"Metric `SpearmanCorrcoef` will save all targets and predictions",
 )
 
 

@@ -1,6 +1,7 @@
 """A task by its name: its metrics and its reader come from `conf/task`, and never from what an artifact says of them."""
 
 import inspect
+import warnings
 from collections.abc import Sequence
 
 from hydra import compose
@@ -45,4 +46,7 @@ def metric(name: str, monitor: str, classes: int) -> Metric:
     if OmegaConf.is_list(own.labels) and len(own.labels) != classes:  # else they are learned from the rows
         raise ValueError(f"task {name} has {len(own.labels)} labels, and a row of these predictions {classes} logits.")
     factory = instantiate(own.metrics[monitor])
-    return factory(num_classes=classes) if "num_classes" in inspect.signature(factory).parameters else factory()
+    more = {"num_classes": classes} if "num_classes" in inspect.signature(factory).parameters else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics says that some keep all answers, which are in memory anyway
+        return factory(**more)

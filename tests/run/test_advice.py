@@ -81,6 +81,22 @@ def test_a_teacher_that_is_a_coin_is_named_once_for_its_student(artifact):
     assert sum("The teacher of student on sst2 (accuracy) is at 0.7500" in line for line in found) == 1
 
 
+def test_a_teacher_that_a_student_without_one_beats_is_said_to_have_little_to_teach(artifact):
+    """Of 80 rows the teacher knows 48, the student alone all: no draw of rows turns that round. One row more is chance."""
+    gold = [0, 1] * 40
+    teacher = artifact("teacher", said=[0, 1] * 8 + [0, 0] * 32, gold=gold, stage="teacher", curve=[0.5, 0.6, 0.6])
+    taught = artifact("student", said=[0, 1] * 8 + [0, 0] * 32, gold=gold, teacher=str(teacher))
+    alone = artifact("alone", said=gold, gold=gold, stage="baseline", teacher=str(teacher), config={"hidden_size": 4})
+    (found,) = [line for line in said(teacher, taught, alone) if "has little to teach" in line]
+    assert found.startswith(
+        "teacher on sst2 (accuracy) is at 0.6000, below alone, which learned without a teacher (1.0000), so"
+    )
+    assert found.endswith("stages.teacher.trainer.max_epochs=-1 stages.teacher.trainer.max_steps=60.")
+    near = artifact("near", said=[0, 1] * 9 + [0, 0] * 31, gold=gold, config={"hidden_size": 4})
+    assert not [line for line in said(teacher, taught, near) if "has little to teach" in line]
+    assert not [line for line in said(teacher, taught) if "has little to teach" in line]
+
+
 def test_two_candidates_that_differ_in_one_row_of_eight_cannot_be_told_apart(artifact):
     found = said(artifact("a", teacher="gone"), artifact("b", said=MOSTLY, teacher="gone", config={"hidden_size": 9}))
     (line,) = (line for line in found if "told apart" in line)
