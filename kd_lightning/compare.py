@@ -20,7 +20,7 @@ from kd_lightning.run import reading
 from kd_lightning.run.advice import advice, recalls
 from kd_lightning.run.artifact import latency, megaflops, parameters
 from kd_lightning.run.report import console, figure, filled, lines_of_differences, show, write_csv
-from kd_lightning.run.results import Result, collect, mean_and_deviation, teacher_scores
+from kd_lightning.run.results import Result, collect, differences, mean_and_deviation, teacher_scores
 from kd_lightning.run.shown import markdown_cell, printable
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -163,10 +163,26 @@ def markdown(table: list[Line]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *lines))
 
 
+def pairs(results: list[Result]) -> list[Line]:
+    """Of every two students of a task a line: how much better the one is, and whether that is chance."""
+    return [
+        {
+            "task": ours.record.task.name,
+            "metric": ours.record.task.monitor,
+            "model": ours.name,
+            "less": theirs.name,
+            "difference": f"{found.value:+.4f}",
+            "95 % interval": f"{found.low:+.4f} to {found.high:+.4f}",
+            "p": f"{found.p:.3f}",
+        }
+        for ours, theirs, found in differences(results)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kd_lightning.compare", description="One table over tasks and models.")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="an artifact, or a folder with artifacts below it")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here too, as Markdown")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here too, and one of the differences")
     parser.add_argument("--csv", type=Path, metavar="FILE", help=CSV)
     chosen = parser.parse_args()
     disable_progress_bar()  # loading takes no time
@@ -177,11 +193,11 @@ def main() -> None:
             f"ms: one sequence of {_length(results)} tokens, {torch.get_num_threads()} threads, float32, the fastest tenth"
         )
         show(table, f"{machine}; ±: standard deviation over the seeds")
+        students = [result for result in results if result.record.stage != "teacher"]
         if chosen.markdown:
-            chosen.markdown.write_text(markdown(table), encoding="utf-8")
+            chosen.markdown.write_text("\n".join(map(markdown, filter(None, [table, pairs(students)]))), encoding="utf-8")
         if chosen.csv:
             write_csv(chosen.csv, table)
-        students = [result for result in results if result.record.stage != "teacher"]
         for line in (*lines_of_differences(students), *recalls(results), *advice(results)):
             console.print(line, highlight=False, soft_wrap=True)
     except (ValueError, OSError) as error:

@@ -186,8 +186,10 @@ def test_the_command_prints_writes_and_compares(artifact, tmp_path, monkeypatch,
     rows = list(csv.DictReader(files[1].read_text().splitlines()))
     values = [("majority class", "0.5000"), ("tinybert", "1.0000"), ("finetune", "0.0000")]
     assert [(row["model"], row["value"]) for row in rows] == values
-    assert files[0].read_text() == markdown(rows)
-    assert files[0].read_text().splitlines()[1] == "| --- " * len(rows[0]) + "|"
+    table, differing = files[0].read_text().split("\n\n")
+    assert table + "\n" == markdown(rows)
+    assert table.splitlines()[1] == "| --- " * len(rows[0]) + "|"
+    assert differing.splitlines()[2].startswith("| sst2 | accuracy | tinybert | finetune | +1.0000 | +1.0000 to +1.0000 | 0.")
 
 
 def test_models_of_other_rows_are_not_compared(artifact, monkeypatch, capfd):
