@@ -22,7 +22,6 @@ ten times the tokens a second of the release, in float32, for DistilBERT from a 
 import argparse
 import dataclasses
 import gc
-import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -33,21 +32,13 @@ from speed import LIMITS, WARM_UP, relative, seconds
 from torch import Tensor, nn
 from workloads import BERT_LARGE, NARROW, TINYBERT_4, Side, Workload, bert, distilbert, tinybert, torchdistill
 
+from kd_lightning.callback.speed import peak_of
 from kd_lightning.compare import markdown
 from kd_lightning.distiller import Distiller
 from kd_lightning.encoder import Encoder
 from kd_lightning.run.report import show
 from kd_lightning.views import Batch, Needs
 
-# Dense TFLOP/s in bfloat16 with sums in float32, by what the driver calls a card. Source: NVIDIA's data sheets of the H100, the
-# H200, the A100 and the L4 (half of what they give with sparsity), and its paper on the Ada architecture for the RTX 4090.
-PEAKS = {
-    r"H200": 989.0,
-    r"H100 80GB HBM3": 989.0,
-    r"A100-(SXM4|PCIE)-\d+GB|A100 80GB PCIe": 312.0,
-    r"L4": 121.0,
-    r"GeForce RTX 4090": 165.0,
-}
 SIDES = ("peer", "peer bf16", "ours")
 MFU_BAR, RATIO_BAR, BAR_FROM = 0.45, 10.0, 128
 
@@ -166,11 +157,6 @@ def lines(name: str, size: int, found: dict[str, Figures | None], peak: float | 
         errors = apart if side == "ours" else ("-", "-")
         table.append(line | {"bar": bars.get(side, "-")} | dict(zip(("loss error", "gradient error"), errors, strict=True)))
     return table
-
-
-def peak_of(card: str) -> float | None:
-    """TFLOP/s by a card's name; None: it is not known here."""
-    return next((peak for name, peak in PEAKS.items() if re.fullmatch(f"(NVIDIA )?({name})", card)), None)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from kd_lightning.callback.optimisation import Optimisation
-from kd_lightning.callback.speed import Speed
+from kd_lightning.callback.speed import Speed, _peak
 from kd_lightning.method.distilbert import DistilBERT
 
 
@@ -86,3 +86,14 @@ def test_on_a_gpu_of_known_peak_the_share_of_it_is_taken_down(logged, monkeypatc
     assert speed.operations > 0
     assert first["train/mfu"] == pytest.approx(speed.operations * 2 * 24 / 1e6)  # without the first batch, which is counted
     assert second["train/mfu"] == pytest.approx(speed.operations * 3 * 24 / 1e6)
+
+
+def test_the_peak_of_an_h200_is_known_in_half_precision_and_an_unknown_cards_is_lightnings(monkeypatch):
+    card = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H200")
+    monkeypatch.setattr("kd_lightning.callback.speed.get_available_flops", lambda device, dtype: 7.0)
+    assert _peak(card, torch.bfloat16) == 989e12  # NVIDIA's data sheet: 1,979 with sparsity, half of it without
+    assert _peak(card, torch.float32) == 7.0
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA Something")
+    assert _peak(card, torch.bfloat16) == 7.0
+    assert _peak(torch.device("cpu"), torch.bfloat16) is None
