@@ -100,13 +100,29 @@ def attention_score_error(
     query = torch.cat([student[0], -teacher[0].to(student[0].dtype)], dim=-1)  # [B, A, S, H_s + H_t]
     key = torch.cat([student[1], teacher[1].to(student[1].dtype)], dim=-1)
     length, width = query.shape[-2:]
-    if by_gram if by_gram is not None else length > 2 * width:
-        with torch.autocast(query.device.type, enabled=False):  # the Gram form subtracts large numbers
-            query, key = query.float(), key.float()
-            total = ((query.mT @ query) * (key.mT @ key)).sum()
-    else:
-        total = _SumOfSquares.apply(query, key)
-    return total / (query[..., 0].numel() * length)
+    form = _Gram if (length > 2 * width if by_gram is None else by_gram) else _SumOfSquares
+    return form.apply(query, key) / (query[..., 0].numel() * length)
+
+
+class _Gram(torch.autograd.Function):
+    """⟨QᵀQ, KᵀK⟩ of Q and K, [..., S, D] each, in float32 or more, as it subtracts large numbers. Both Gram matrices are
+    symmetric, so that one product is the gradient of each side."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor) -> Tensor:
+        ctx.kinds, dtype = (query.dtype, key.dtype), torch.promote_types(query.dtype, torch.float32)
+        with torch.autocast(query.device.type, enabled=False):
+            query, key = query.to(dtype), key.to(dtype)
+            grams = query.mT @ query, key.mT @ key  # [..., D, D]
+        ctx.save_for_backward(query, key, *grams)
+        return (grams[0] * grams[1]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale: Tensor):
+        query, key, of_query, of_key = ctx.saved_tensors
+        grads = query @ (of_key * (2 * scale)), key @ (of_query * (2 * scale))
+        return tuple(grad.to(dtype) for grad, dtype in zip(grads, ctx.kinds, strict=True))
 
 
 class _SumOfSquares(torch.autograd.Function):
