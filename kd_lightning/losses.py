@@ -133,12 +133,12 @@ class _SumOfSquares(torch.autograd.Function):
     def forward(ctx, query: Tensor, key: Tensor) -> Tensor:
         products = query @ key.mT  # [..., S, S]
         ctx.save_for_backward(query, key, products)
-        ctx.dtype = torch.promote_types(products.dtype, torch.float32)
-        return torch.linalg.vector_norm(products, dim=-1, dtype=ctx.dtype).square().sum()
+        dtype = torch.promote_types(products.dtype, torch.float32)
+        return torch.linalg.vector_norm(products, dim=-1, dtype=dtype).square().sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, scale: Tensor):
         query, key, products = ctx.saved_tensors
         grads = (products @ key.to(products.dtype), products.mT @ query.to(products.dtype))
-        return tuple((grad.to(ctx.dtype) * (2 * scale)).to(query.dtype) for grad in grads)
+        return tuple(grad.to(query.dtype).mul_(2 * scale) for grad in grads)
