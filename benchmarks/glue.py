@@ -70,7 +70,8 @@ def table(results: list[Result]) -> list[dict[str, str]]:
         found = result.scores(result.record.metric)
         row[column] = mean_and_deviation(found)
         scores.setdefault(task, {})[column] = statistics.fmean(found)
-    whole = {task: found for task, found in scores.items() if "teacher" in found}
+    most = max((len(found) for found in scores.values() if "teacher" in found), default=0)
+    whole = {task: found for task, found in scores.items() if "teacher" in found and len(found) == most}
     return [*rows.values(), *(dict.fromkeys(columns, "") | line for line in summaries(whole))]
 
 
