@@ -145,6 +145,7 @@ def run(cfg: DictConfig, command: str, chain: Plan | None = None, launch: str = 
     work = Path(f"{cfg.artifact}.run")
     resume = _checkpoint("last" if cfg.ckpt_path is None and int(os.environ.get(REQUEUED, 0)) else cfg.ckpt_path, work)
     quiet()
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # on a GPU too products are summed in float32
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller, data = build(cfg)
     if rank_zero_only.rank:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import torch
+
 from kd_lightning import distiller
 
 BATCHES = 5  # 20 rows, four a batch
@@ -18,6 +20,7 @@ def counting(file):
 
             def note(who):
                 def passed(*_) -> None:
+                    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
                     if (state := self.trainer.state).stage != "train":
                         with file.open("a") as out:
                             out.write(f"{type(self).__name__} {state.fn.value} {state.stage.value} {who}\n")
