@@ -61,7 +61,8 @@ def tokens(row):
 
 
 rows = rows.map(tokens, remove_columns=rows["train"].column_names)
-teacher = AutoModelForSequenceClassification.from_pretrained(asked.pretrained, num_labels=1 if number else len(classes))
+kind = {"num_labels": 1 if number else len(classes), "dtype": torch.float32}
+teacher = AutoModelForSequenceClassification.from_pretrained(asked.pretrained, **kind)
 usual = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
