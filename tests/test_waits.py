@@ -9,11 +9,12 @@ import pytest
 import torch
 from pairs import all_pairs, material
 
-from kd_lightning.method.adabert import AdaBERT
 from kd_lightning.run.stage import build, store
 from kd_lightning.teacher.stored import StoredTeacher
 
 META = torch.device("meta")
+# AdaBERT packs its batches by a look at the mask; the others learn from labels or masked words alone, as finetune does.
+LEFT_OUT = ("adabert", "-teacher", "-baseline", "-baseline_general")
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,8 @@ def steps(tmp_path_factory, make_encoder, make_bottleneck_pair) -> dict[str, tup
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, run in all_pairs(folder).items():
+            if name.startswith(LEFT_OUT[0]) or name.endswith(LEFT_OUT[1:]):
+                continue
             distiller, data = build(run)
             data.prepare_data()
             data.setup("fit")
@@ -40,8 +43,6 @@ def test_a_step_asks_the_device_for_nothing(steps, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     seen = set()
     for name, (distiller, data, batches) in steps.items():
-        if isinstance(distiller, AdaBERT):  # its batches are packed by a look at the mask, and the search by what was drawn
-            continue
         distiller.to(META)
         for batch in batches.values():
             there = data.transfer_batch_to_device(batch, META, 0)
@@ -49,5 +50,5 @@ def test_a_step_asks_the_device_for_nothing(steps, monkeypatch):
             loss.backward()
             assert loss.device == META, name
         seen |= batches.keys()
-    assert len(steps) > 20
+    assert len(steps) > 12
     assert seen == {True, False}
