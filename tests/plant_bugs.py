@@ -55,6 +55,7 @@ BUGS: dict[str, list[Change]] = {
     "what stays is not scaled up for what is dropped": [("dropout", "(x * scale).mul_", "(x * 1.0).mul_")],
     "half is dropped whatever the probability": [("dropout", "first = dropped - LEVELS // 2", "first = 0")],
     "dropout's gradient through what is dropped": [("dropout", "ctx.scale).mul_(ctx.saved_tensors[0])", "ctx.scale)")],
+    "the Gram form's gradient with the wrong matrix": [("losses", "query @ (of_key", "query @ (of_query")],
     "half the gradient of attention's scores": [("losses", "mul_(2 * scale)", "mul_(scale)")],
     "a chunk's gradient in place of the former ones'": [("chunks", "add_(grown) if start", "copy_(grown) if start")],
     "a query without a key sees all in bfloat16": [("attention", "output.masked_fill(~seeing, 0.0)", "output")],
