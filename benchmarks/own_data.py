@@ -1,4 +1,4 @@
-"""One's own rows, by our command as it stands and by a script of forty lines: `by_hand.py`, which fine-tunes, cuts and distils.
+"""One's own rows, by our command as it stands and by a script of the Trainer: `by_hand.py`, which fine-tunes, cuts and distils.
 
     python benchmarks/own_data.py cola mrpc --out <folder> --glue <folder> --pretrained <model of 6 layers or 12> [override ...]
 
